@@ -11,6 +11,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 _SOME = 9  # calls that go well: enough for manifests and a few parts
@@ -64,6 +65,22 @@ def clock_goes_back() -> None:
     now, looks = time.time(), itertools.count()
     time.time = lambda: now - 3600.0 * next(looks)
     time.time_ns = lambda: int(1e9 * time.time())
+
+
+def clock_goes_back_and_leases_expire_by_waiting() -> None:
+    """Leases count the seconds that a process waits for others, so that a slow machine does not let them expire."""
+    from fewshot_bench.outcomes.leases import Leases
+    from fewshot_bench.study import scheduler
+
+    waited = [0.0]
+
+    def pause(seconds: float) -> None:
+        waited[0] += seconds
+        time.sleep(seconds)
+
+    scheduler.time = SimpleNamespace(sleep=pause)  # type: ignore[assignment]  # all that it takes of the module
+    Leases.__init__.__kwdefaults__["now"] = lambda: waited[0]
+    clock_goes_back()
 
 
 def terminal_does_not_matter() -> None:

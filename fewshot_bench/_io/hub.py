@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from urllib.parse import urlsplit
 
 _PATIENCE = 5.0  # seconds
@@ -31,7 +32,7 @@ def why_not_reachable(url: str) -> str:
                 answers.append("")
         except urllib.error.HTTPError:
             answers.append("")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             # The library checks certificates itself, and may know others.
             answers.append("" if isinstance(reason, ssl.SSLError) else f"{host} cannot be reached: {reason}")

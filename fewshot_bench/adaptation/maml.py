@@ -12,14 +12,15 @@ training: ANIL (Raghu et al., 2020) moves the head alone. The work is done by th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, get_args
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, get_args
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.recipe import BatchNormMode
-from fewshot_bench.training.recipe import Statistics
+from fewshot_bench.training.recipe import Recipe, Statistics
 
 
 @ADAPTATIONS.register(
@@ -33,9 +34,10 @@ class MAML(Adaptation):
     """Gradient steps on the support set, for networks that were trained by gradient-based meta-learning.
 
     Attributes:
-        steps: on the whole support set; MAML trains with 5 and tests with 10.
+        steps: on the whole support set; MAML trains with 5 and tests with 10. For Meta-SGD a study takes those of the
+            training, whose learned rates are for that many, unless it names others.
         learning_rate: of all weights, instead of the rates of the training.
-        statistics: of batch normalisation. "batch": those of the support set in each step, and of an episode's queries
+        statistics: of batch normalisation; a study takes those of the training unless it names others. "batch": those of the support set in each step, and of an episode's queries
             for the queries, as in MAML's code and learn2learn, which makes the method transductive. "support": those
             of the support set, for the queries too.
     """
@@ -63,6 +65,18 @@ class MAML(Adaptation):
     def is_transductive(self) -> bool:
         """Whether the queries of an episode are normalised by their own statistics."""
         return self.statistics == "batch"
+
+    @staticmethod
+    def shared_with(training: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that it shares with a training unless others are named, from the recorded ones of a recipe."""
+        shared = {"statistics": training.get("inner_statistics", Recipe.inner_statistics)}
+        if training.get("objective") == "meta-sgd":
+            shared["steps"] = training.get("inner_steps", Recipe.inner_steps)
+        return shared
+
+    def after(self, training: Mapping[str, Any], named: Collection[str]) -> MAML:
+        """With the settings that it shares with a training, but for those that are named."""
+        return replace(self, **{name: value for name, value in self.shared_with(training).items() if name not in named})
 
     def as_finetune(self, *, moves_backbone: bool, normalises: bool) -> Finetune:
         """The settings of the fine-tuning engine that take these steps.

@@ -7,6 +7,7 @@ unless the user says so. What the record contradicts is found before anything is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -29,6 +30,7 @@ from fewshot_bench.outcomes.manifest import environments_of
 from fewshot_bench.progress import Progress
 from fewshot_bench.report.trainings import training_seed
 from fewshot_bench.study.admission import admit_checkpoints, admit_fields
+from fewshot_bench.study.checkpoints import finished_names, read_checkpoint
 from fewshot_bench.study.networks import backbone_of_hub, trainings_of, with_checkpoint
 from fewshot_bench.study.provenance import hardware, source_commit
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, resolve_study
@@ -107,14 +109,19 @@ def recorded_study(cell: Cell, *, weights: Path | None = None, trusts_code: bool
     record = cell.provenance.get("study")
     if not isinstance(record, Mapping):
         raise ReproductionError("the outcomes do not record the study that made them")
+    fields = {**record, **_of_this_cell(cell, record)}
+    fields.pop("recipe_digest", None)
+    is_of_file = str(record.get("recipe")).endswith(".toml")  # which need not be here, nor be what it was
     try:
-        study = Study.model_validate({**record, **_of_this_cell(cell, record)})
+        study = Study.model_validate({**fields, "recipe": None} if is_of_file else fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise ReproductionError(
             f"the recorded study is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         ) from error
-    if study.recipe is not None:
+    if is_of_file:
+        study = with_checkpoint(study, _own_checkpoint(cell, str(record["recipe"])))
+    elif study.recipe is not None:
         study = with_checkpoint(study, trainings_of(study)[0][0])  # that of the cell's own training
     if trusts_code:
         try:
@@ -129,6 +136,16 @@ def recorded_study(cell: Cell, *, weights: Path | None = None, trusts_code: bool
             f"the file of weights, {study.weights.name}, is not part of the outcomes; give it with --weights"
         )
     return study.model_copy(update={"weights": weights})
+
+
+def _own_checkpoint(cell: Cell, recipe: str) -> str:
+    """The checkpoint here of the training that gave the network of a cell, by a recipe in a file of the user's own."""
+    base = cell.method.hyper_parameters.get("base")
+    for name in finished_names():
+        with suppress(WeightsError):
+            if read_checkpoint(name).hyper_parameters() == base:
+                return name
+    raise ReproductionError(f"no checkpoint here is of its training by the recipe {PurePath(recipe).name}")
 
 
 def renamed_weights(cell: Cell, weights: Path | None) -> str:
@@ -150,6 +167,9 @@ def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     if own:
         fields["adaptations"] = own
         fields["hyper_parameters"] = _own_settings(settings, record.get("hyper_parameters"))
+        if MAML.name in own and isinstance(settings, Mapping):  # what it shares with the training is in the cell alone
+            shared = {name: settings[name] for name in ("steps", "statistics") if name in settings}
+            fields["hyper_parameters"] = shared | fields["hyper_parameters"]
         if isinstance(settings, Mapping) and "choose" not in settings:  # others in the list had something to choose
             fields["choose"] = "none"
     base = cell.method.hyper_parameters.get("base")

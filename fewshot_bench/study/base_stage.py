@@ -208,9 +208,22 @@ def base_micro_batch(backbone: Backbone, memory: StepMemory, batch: int) -> int:
     return fitting_micro_batch(memory, batch)
 
 
-def micro_batch_or_problem(backbone: Backbone, memory: StepMemory, batch: int) -> tuple[int, str]:
-    """See `base_micro_batch`; the whole batch and the message where it would raise, otherwise no message."""
+def micro_batch_or_problem(
+    backbone: Backbone, memory: StepMemory, batch: int, *, least: int = 1, is_whole: bool = True
+) -> tuple[int, str]:
+    """The images whose activations a training keeps at once; the whole batch and a message where it would be refused.
+
+    Args:
+        backbone: before its training.
+        memory: of a step.
+        batch: images per step.
+        least: images that must fit, such as those of a task.
+        is_whole: whether it is a base stage, which keeps batch normalisation as it is; see `base_micro_batch`. A
+            training under a name takes what fits, and records it.
+    """
     try:
+        if not is_whole:
+            return fitting_micro_batch(memory, batch, least), ""
         return base_micro_batch(backbone, memory, batch), ""
     except StudyError as error:
         return batch, str(error)
@@ -260,7 +273,7 @@ class MicroBatches:
             StudyError: memory ran out, and no smaller micro-batch may be tried; or see `train_on_base`.
             WeightsError: the state is damaged, or of another training.
         """
-        least = recipe.images_per_task if recipe.learns_from_tasks else 1  # tasks are computed whole
+        least = recipe.least_images_at_once
         while True:
             size, metadata = self.sizes[-1], {"micro_batches": json.dumps(self.sizes)}
             try:

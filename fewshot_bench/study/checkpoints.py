@@ -220,7 +220,15 @@ class Checkpoint:
         recipe, card = self.recipe, self.card
         elsewhere = {"dataset": card.dataset} if card.dataset != dataset.name else {}
         default = paper_recipe(recipe.loss) if card.is_pretrained else scratch_recipe(recipe.loss)
-        hyper_parameters = {
+        if card.named_recipe:
+            settings = card.named_recipe["changes"] | elsewhere
+            return stage_name(card.named_recipe["name"], settings), self.hyper_parameters()
+        return base_stage_name(recipe, default, **elsewhere), self.hyper_parameters()
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """What methods record of its training."""
+        card = self.card
+        return {
             **card.recipe,
             "dataset": card.dataset,
             "base_split": card.base_split,
@@ -228,10 +236,6 @@ class Checkpoint:
             "epoch": self.epoch,
             "micro_batches": self.micro_batches,
         }
-        if card.named_recipe:
-            settings = card.named_recipe["changes"] | elsewhere
-            return stage_name(card.named_recipe["name"], settings), hyper_parameters
-        return base_stage_name(recipe, default, **elsewhere), hyper_parameters
 
 
 def base_split_of(dataset: str) -> str:

@@ -36,13 +36,13 @@ from fewshot_bench.study.estimates import (
 )
 from fewshot_bench.study.measurements import ChunkTime, Measurements, View, network_bytes
 from fewshot_bench.study.methods import expand_groups, planned_adaptations
-from fewshot_bench.study.networks import Backbones, Network, is_fetched, resolve_networks
+from fewshot_bench.study.networks import Backbones, Network, is_fetched, missing_teachers, resolve_networks
 from fewshot_bench.study.plan import StudyPlan, located
 from fewshot_bench.study.provenance import PeakMemory, changed_code, weights_note, weights_record
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, open_study_dataset, resolve_study
 from fewshot_bench.study.scheduler import is_failure, reason_of
 from fewshot_bench.study.study import Study
-from fewshot_bench.training import Recipe
+from fewshot_bench.training import Recipe, batch_norms
 from fewshot_bench.units import bytes_text
 
 AFTER_TRAINING = "after training"
@@ -142,6 +142,8 @@ class _DryRun:
         for network in resolved.networks:
             known = self._known(network, resolved.study, dataset)
             self._add_weights_note(study, known.backbone)
+            for teacher in missing_teachers(study, dataset, self._backbones, network):
+                self._add_training(self._known(teacher, resolved.study, dataset), dataset, step)
             self._add_training(known, dataset, step)
             for method in resolved.methods_of(network):
                 self._names.setdefault(study.dataset, []).append(method.name)
@@ -172,13 +174,14 @@ class _DryRun:
         for network in resolve_networks(expanded, None, self._backbones):
             self._add_weights_note(study, network.start())
             for adaptation in planned_adaptations(expanded):
-                name = ResolvedMethod(network, adaptation).name
+                method = ResolvedMethod.of(network, adaptation, expanded)
+                name = method.name
                 self._names.setdefault(study.dataset, []).append(name)
                 for protocol in protocols:
                     episodes, task = protocol.runs * protocol.episodes, protocol_card(protocol, "").task
                     known = episodes if episodes > 0 else None
                     self._cells[task, name, ""] = CellEstimate(
-                        task, name, known, None, NO_IMAGES, is_transductive=adaptation.is_transductive
+                        task, name, known, None, NO_IMAGES, is_transductive=method.adaptation.is_transductive
                     )
 
     def _add_weights_note(self, study: Study, backbone: Backbone) -> None:
@@ -194,7 +197,7 @@ class _DryRun:
         if network.recipe is None:
             return _KnownNetwork(network, backbone, unknown, backbone.weights)
         path = checkpoint_path(backbone, dataset.base, network.recipe)
-        if path.is_file() and self._machine is None:
+        if path.is_file() and self._machine is None and not network.checkpoint:
             trained = from_checkpoint(copy.deepcopy(backbone), dataset.base, network.recipe)
             if trained is not None:
                 return _KnownNetwork(network, trained, "", trained.weights)
@@ -209,7 +212,7 @@ class _DryRun:
             return
         base = dataset.base
         step.advance(0, f"training {backbone.name} with {recipe.loss}")
-        needs = self._measurements.training(base, backbone, recipe)
+        needs = self._measurements.training(base, backbone, recipe, is_whole=not known.network.checkpoint)
         self._needed_bytes = max(self._needed_bytes, needs.memory)
         batch = recipe.images_per_step(len(base))
         seconds, operations = needs.per_image.times(recipe.epochs * recipe.images_per_epoch(len(base)))
@@ -225,6 +228,11 @@ class _DryRun:
         )
         if needs.problem:
             self._problems[needs.problem] = None
+        elif needs.micro_batch < batch and batch_norms(backbone.network):
+            self._notes[
+                f"{backbone.name} has batch normalisation, which takes its statistics from micro-batches of "
+                f"{needs.micro_batch:,} images here, not from {batch:,}. The checkpoint records their size."
+            ] = None
 
     def _add_method(self, resolved: ResolvedStudy, method: ResolvedMethod, known: _KnownNetwork) -> None:
         """Count the stored episodes of a method's cells, and time the others."""

@@ -139,21 +139,25 @@ class Measurements:
         network = network_key(backbone)
         return ("method", network, *images, type(adaptation), *sorted(settings.items()), *resolved.protocols)
 
-    def training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
+    def training(
+        self, split: ImageSplit, backbone: Backbone, recipe: Recipe, *, is_whole: bool = True
+    ) -> TrainingNeeds:
         """What a training takes; those that differ in lambda, tau, reading, seed or epochs take the same per step.
 
-        The network is trained for a few steps, on a smaller batch where memory is short.
+        The network is trained for a few steps, on a smaller batch where memory is short. `is_whole` says which
+        micro-batches it may take, see `micro_batch_or_problem`.
         """
         kind = (recipe.loss, recipe.images_per_step(len(split)), recipe.precision, recipe.views)
         of_objective = (recipe.objective, recipe.episodic_head, recipe.way, recipe.shot)
-        key = ("training", network_key(backbone), split.fingerprint, *kind, *of_objective)
-        return self._once(key, lambda: self._training(split, backbone, recipe))
+        key = ("training", network_key(backbone), split.fingerprint, is_whole, *kind, *of_objective)
+        return self._once(key, lambda: self._training(split, backbone, recipe, is_whole))
 
-    def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
+    def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe, is_whole: bool) -> TrainingNeeds:
         batch, device = recipe.images_per_step(len(split)), torch.device(self.device)
         four = four_inputs(backbone, split, self.device)
         step_memory = StepMemory.measured(backbone.network, four, precision=recipe.precision, views=recipe.views)
-        micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch)
+        least = recipe.least_images_at_once
+        micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch, least=least, is_whole=is_whole)
         free = step_memory.free
         most = batch if free is None else min(batch, max(2, int(_SHARE_OF_FREE_MEMORY * free / step_memory.per_image)))
         longer = replace(recipe, epochs=max(recipe.epochs, _EPOCHS_OF_A_SCHEDULE))  # or the schedule ends too soon

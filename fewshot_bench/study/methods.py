@@ -318,7 +318,13 @@ def _check_types(adaptation: type[Adaptation], values: dict[str, Any], name: str
             raise StudyError(f"{field.name} of {name} should be {expected}, not {value!r}.{several}")
 
 
-def method_name(backbone: str, backbone_settings: Mapping[str, Any], base: str, adaptation: Adaptation) -> str:
+def method_name(
+    backbone: str,
+    backbone_settings: Mapping[str, Any],
+    base: str,
+    adaptation: Adaptation,
+    shared: Mapping[str, Any] | None = None,
+) -> str:
     """A method's name: its stages in the order they happen, with the settings that are not the default.
 
     Args:
@@ -326,18 +332,20 @@ def method_name(backbone: str, backbone_settings: Mapping[str, Any], base: str, 
         backbone_settings: settings of the backbone that differ from its default.
         base: stage on the base split, such as "base-ce"; empty for none.
         adaptation: what is done with each support set.
+        shared: settings of the training that the adaptation has too; those that differ are in the name.
 
     Examples: `conv4_32/base-ce+schane/centroid`, `efficientnet_lite0@image_size=128/logistic@C=10`.
     """
     stages = [backbone + _settings(backbone_settings), base, adaptation.stage]
     in_stage = {"loss"} if adaptation.stage else set()
     that_matter = set(adaptation.hyper_parameters()) - in_stage
+    trained = {field.name: field.default for field in fields(adaptation)} | dict(shared or {})
     changed = {
         field.name: getattr(adaptation, field.name)
         for field in fields(adaptation)
         if field.name in that_matter
         and field.default is not MISSING
-        and getattr(adaptation, field.name) != field.default
+        and any(getattr(adaptation, field.name) != usual for usual in (field.default, trained.get(field.name)))
     }
     if isinstance(adaptation, EmbeddingAdaptation) and adaptation.choose != "none":
         tried, grid = adaptation.tried, adaptation.grid

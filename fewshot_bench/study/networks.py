@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ from fewshot_bench.study.methods import (
 )
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
-from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe
+from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe, recipe_names
 
 _IMAGES = (32, 32, 3)
 """Height, width and channels of the images of a dataset that is not here."""
@@ -100,6 +100,7 @@ class Network:
         recipe: of the training on the base split; None where the network is used as it starts.
         is_checkpoint: whether it was trained under a name, so that its weights tell which loss gave them.
         start: the backbone before the base stage; to change it, say `to_train=True`.
+        checkpoint: the name under which a named recipe trains it; empty where its base stage is kept in the cache.
     """
 
     backbone_name: str
@@ -109,6 +110,7 @@ class Network:
     recipe: Recipe | None
     is_checkpoint: bool
     start: Callable[..., Backbone]
+    checkpoint: str = ""
 
     def trained(self, dataset: Dataset, engine: Engine, progress: Progress) -> Backbone:
         """The backbone after its base stage, trained or from the cache; raises DatasetError without a base split."""
@@ -211,22 +213,44 @@ def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones
         if dataset is not None and checkpoint in finished:
             _refuse_another_training(checkpoint, named, named.recipe(study.dataset, **settings))
             networks += _checkpoint_networks(with_checkpoint(study, checkpoint), dataset, backbones)
-            continue
-        recipe_study = study.model_copy(
-            update={
-                "backbone": named.backbone,
-                "image_size": named.image_size,
-                "recipe": None,
-                "training_seed": settings["seed"] or 0,
-            }
-        )
-        default = named.recipe(study.dataset)
-        recipe = named.recipe(study.dataset, **settings)
-        stage = stage_name(named.name, recipe.changes_from(default))
-        start = partial(backbones.initial, recipe_study, dataset)
-        changes = dict(start().changes)
-        networks.append(Network(named.backbone, changes, stage, recipe.hyper_parameters(), recipe, False, start))
+        else:
+            networks.append(_untrained(study, dataset, backbones, named, settings))
     return tuple(networks)
+
+
+def missing_teachers(study: Study, dataset: Dataset, backbones: Backbones, student: Network) -> Iterator[Network]:
+    """The networks that a distillation trains first: its teacher's recipe, and that of the teacher's teacher.
+
+    Raises:
+        UnknownNameError: a teacher is neither a recipe nor a checkpoint.
+        StudyError: a network would learn from itself.
+    """
+    names, recipe = {student.checkpoint}, student.recipe
+    while recipe is not None and recipe.teacher is not None:
+        if recipe.teacher not in recipe_names():
+            read_checkpoint(recipe.teacher)
+            return
+        network = _untrained(study, dataset, backbones, named_recipe(recipe.teacher), {"seed": recipe.seed or None})
+        if network.checkpoint in finished_names():
+            return
+        if network.checkpoint in names:
+            raise StudyError(f"{network.checkpoint} would learn from itself, or from a network that learns from it.")
+        yield network
+        names, recipe = names | {network.checkpoint}, network.recipe
+
+
+def _untrained(
+    study: Study, dataset: Dataset | None, backbones: Backbones, named: NamedRecipe, settings: Mapping[str, Any]
+) -> Network:
+    """The network of a named recipe before its training, with the settings that differ."""
+    seed = settings["seed"] or 0
+    fields = {"backbone": named.backbone, "image_size": named.image_size, "recipe": None, "training_seed": seed}
+    start = partial(backbones.initial, study.model_copy(update=fields), dataset)
+    recipe = named.recipe(study.dataset, **settings)
+    stage = stage_name(named.name, recipe.changes_from(named.recipe(study.dataset)))
+    checkpoint = checkpoint_name(named.name, study.dataset, settings)
+    changes, values = dict(start().changes), recipe.hyper_parameters()
+    return Network(named.backbone, changes, stage, values, recipe, False, start, checkpoint)
 
 
 def _refuse_another_training(name: str, named: NamedRecipe, recipe: Recipe) -> None:
@@ -301,7 +325,8 @@ def backbone_of_hub(study: Study) -> str | None:
     """The backbone whose pretrained weights come from a model hub; None where no hub is involved."""
     if study.checkpoints is not None:
         return None
-    model = model_of_hub(BackboneRequest(study.backbone_name, weights=study.weights))
+    name = study.backbone_name if study.recipe is None else named_recipe(study.recipe).backbone
+    model = model_of_hub(BackboneRequest(name, weights=study.weights))
     return None if model is None else f"timm:{model}"
 
 

@@ -25,6 +25,7 @@ from fewshot_bench.devices import peak_bytes, processor_name, tf32_on
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.study.study import Study
+from fewshot_bench.training.named_recipes import named_recipe
 
 PROGRAM = "fewshot-bench"
 NOT_RECORDED = Study.fields_where("section", "computing", "output")
@@ -96,7 +97,10 @@ def without_folders(text: str) -> str:
 
 
 def study_record(study: Study) -> dict[str, Any]:
-    """The fields of a study that decide what is done, as plain data; a file of weights is recorded by its name."""
+    """The fields of a study that decide what is done, as plain data.
+
+    Files are recorded by their names, a recipe's with the digest of its content, since folders may name a person.
+    """
     left_out = {*NOT_RECORDED, *study.later_defaults, "hyper_parameters"}
     record: dict[str, Any] = study.model_dump(mode="json", exclude=left_out)
     record["hyper_parameters"] = dict(study.hyper_parameters)  # a method's card refuses other than plain data
@@ -106,6 +110,8 @@ def study_record(study: Study) -> dict[str, Any]:
     for name in ("weights", "dataset", "backbone"):
         if isinstance(record[name], str):
             record[name] = without_folders(record[name])
+    if study.recipe is not None and study.recipe.endswith(".toml"):
+        record |= {"recipe": Path(study.recipe).name, "recipe_digest": named_recipe(study.recipe).digest}
     return record
 
 

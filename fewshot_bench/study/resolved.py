@@ -82,11 +82,19 @@ class ResolvedMethod:
     network: Network
     adaptation: Adaptation
 
+    @classmethod
+    def of(cls, network: Network, adaptation: Adaptation, study: Study) -> ResolvedMethod:
+        """A method of a study; what an adaptation shares with the training of its network need not be named."""
+        if isinstance(adaptation, MAML):
+            adaptation = adaptation.after(network.hyper_parameters, study.hyper_parameters)
+        return cls(network, adaptation)
+
     @cached_property
     def name(self) -> str:
         """See `method_name`."""
-        network = self.network
-        return method_name(network.backbone_name, network.settings, network.stage, self.adaptation)
+        network, adaptation = self.network, self.adaptation
+        shared = adaptation.shared_with(network.hyper_parameters) if isinstance(adaptation, MAML) else {}
+        return method_name(network.backbone_name, network.settings, network.stage, adaptation, shared)
 
     @property
     def uses_base_head(self) -> bool:
@@ -135,7 +143,7 @@ class ResolvedStudy:
         study: with groups of adaptations expanded, and the dataset under its own name.
         dataset: the images.
         protocols: one per number of shots.
-        adaptations: what is done with each support set.
+        adaptations: what is done with each support set, before the training of a network adds what they share.
         rule: when to stop drawing episodes; None for a fixed number.
         left_out: one sentence for each member of a group that cannot run here.
         backbones: makes the networks.
@@ -167,7 +175,7 @@ class ResolvedStudy:
     def methods(self) -> tuple[ResolvedMethod, ...]:
         """Every network with every adaptation, network by network."""
         pairs = itertools.product(self.networks, self.adaptations)
-        return tuple(itertools.starmap(ResolvedMethod, pairs))
+        return tuple(ResolvedMethod.of(network, adaptation, self.study) for network, adaptation in pairs)
 
     def methods_of(self, network: Network) -> list[ResolvedMethod]:
         """The methods of one network."""

@@ -67,6 +67,7 @@ from fewshot_bench.training.data_parallel import Processes, joined_processes
 from fewshot_bench.training.heads import base_head_of
 from fewshot_bench.training.history import TensorBoardLog, write_history
 from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe, recipe_names
+from fewshot_bench.training.recipe import refuse_settings_without_effect
 
 _VALIDATIONS, _EPISODES = 10, 200
 """Validations of a training, and episodes of each, by default."""
@@ -277,7 +278,9 @@ class _Training:
     def _recipe(self, named: NamedRecipe | None) -> Recipe:
         changes = self.plan.recipe | {"loss": self.plan.loss}
         if named is None:
-            return base_recipe(self.backbone, changes.pop("loss") or "ce", **changes)
+            recipe = base_recipe(self.backbone, changes.pop("loss") or "ce", **changes)
+            refuse_settings_without_effect(changes, recipe)
+            return recipe
         return named.recipe(self.dataset.name, **changes)
 
     def _teacher(self) -> Backbone | None:
@@ -374,8 +377,7 @@ class _Training:
         memory = StepMemory.measured(self.backbone.network, four, precision=recipe.precision, views=recipe.views)
         # Processes on a CPU share its memory; on GPUs each has that of its own.
         count = self.processes.count if self.processes is not None and self.device != "cpu" else 1
-        least = recipe.images_per_task if recipe.learns_from_tasks else 1  # tasks are computed whole
-        fitting = fitting_micro_batch(memory, math.ceil(most / count), least)
+        fitting = fitting_micro_batch(memory, math.ceil(most / count), recipe.least_images_at_once)
         if self.processes is not None:
             fitting = min(self.processes.gather_values(fitting))
         return min(most, fitting * count)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fewshot_bench.adaptation import MAML, Centroid, EmbeddedSplit, EmbeddingAdaptation
+from fewshot_bench.adaptation import MAML, Adaptation, Centroid, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.backbones import Backbone, embed
 from fewshot_bench.cache.trials import no_trials
 from fewshot_bench.datasets.dataset import ImageSplit
@@ -114,13 +114,13 @@ def validation_head(named: NamedRecipe | None, dataset: str, recipe: Recipe) -> 
         UnknownNameError: the recipe's adaptation is not known.
         StudyError: it refuses its hyper-parameters.
     """
-    fallback = MAML(statistics=recipe.inner_statistics) if recipe.learns_by_gradient_steps else _CENTROID
-    if named is None:
-        return fallback
-    study = Study(adaptations=(named.evaluation.adaptation,), hyper_parameters=named.hyper_parameters(dataset))
-    head = planned_adaptations(study)[0]
-    if isinstance(fallback, MAML):
-        return head if isinstance(head, MAML) else fallback
+    own = {} if named is None else named.hyper_parameters(dataset)
+    head: Adaptation = _CENTROID
+    if named is not None:
+        head = planned_adaptations(Study(adaptations=(named.evaluation.adaptation,), hyper_parameters=own))[0]
+    if recipe.learns_by_gradient_steps:
+        training = recipe.hyper_parameters()
+        return head.after(training, own) if isinstance(head, MAML) else MAML().after(training, ())
     if not isinstance(head, EmbeddingAdaptation) or head.features not in ("raw", "l2") or getattr(head, "views", False):
         return _CENTROID
     return head

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fewshot_bench._io.toml import tomllib
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.registry import Entry
-from fewshot_bench.training.recipe import DERIVED_FIELDS, Recipe, refuse_wrong_types
+from fewshot_bench.training.recipe import (
+    DERIVED_FIELDS,
+    Recipe,
+    refuse_settings_without_effect,
+    refuse_wrong_types,
+)
 
 _FOLDER = Path(__file__).with_name("recipes")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -68,6 +74,7 @@ class NamedRecipe(_Table):
         validation: how the epoch is chosen; None keeps the last.
         evaluation: the adaptation.
         dataset: what differs, by dataset.
+        digest: SHA-256 of the file.
     """
 
     name: str
@@ -80,20 +87,23 @@ class NamedRecipe(_Table):
     validation: ValidationTable | None = None
     evaluation: EvaluationTable = EvaluationTable()
     dataset: dict[str, DatasetTable] = Field(default_factory=dict)
+    digest: str
 
     def recipe(self, dataset: str, **changes: Any) -> Recipe:
         """How it trains on a dataset, with some fields changed; None changes nothing.
 
         Raises:
-            StudyError: a field is unknown, of another type or out of its range.
+            StudyError: a field is unknown, of another type or out of its range, or a change has no effect.
         """
-        values = self.training | self._on(dataset).training
+        values = self._training(dataset)
         values |= {name: value for name, value in changes.items() if value is not None}
         unknown = sorted(values.keys() - {field.name for field in fields(Recipe)} | values.keys() & DERIVED_FIELDS)
         if unknown:
             raise StudyError(f"the recipe {self.name}: a training on the base split has no setting '{unknown[0]}'.")
         refuse_wrong_types(values)
-        return Recipe(**values)
+        recipe = Recipe(**values)
+        refuse_settings_without_effect(changes, recipe)
+        return recipe
 
     def views(self, dataset: str, images: int) -> int:
         """How many views a training sees on that many images of a dataset."""
@@ -110,6 +120,9 @@ class NamedRecipe(_Table):
     def hyper_parameters(self, dataset: str) -> dict[str, Any]:
         """Hyper-parameters of its adaptation on a dataset."""
         return self.evaluation.hyper_parameters | self._on(dataset).hyper_parameters
+
+    def _training(self, dataset: str) -> dict[str, Any]:
+        return self.training | self._on(dataset).training
 
     def _on(self, dataset: str) -> DatasetTable:
         return self.dataset.get(dataset, DatasetTable())
@@ -168,17 +181,23 @@ def _read(path: Path) -> NamedRecipe:
             raise StudyError(f"the recipe {path} should be a regular file.")
         if path.stat().st_size > _LARGEST:
             raise StudyError(f"the recipe {path} is too large for one: {path.stat().st_size:,} bytes.")
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        values = tomllib.loads(content.decode("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"the recipe {path} cannot be read ({error}).") from error
     try:
-        recipe = NamedRecipe(name=path.stem, **{name: value for name, value in values.items() if name != "name"})
+        own = {"name": path.stem, "digest": sha256(content).hexdigest()}
+        recipe = NamedRecipe(**{**values, **own})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise StudyError(f"the recipe {path}: {key}: {first['msg']}.") from error
     for dataset in ("", *recipe.dataset):
-        recipe.recipe(dataset)
+        found = recipe.recipe(dataset)
+        try:
+            refuse_settings_without_effect(recipe._training(dataset), found)
+        except StudyError as error:
+            raise StudyError(f"the recipe {path}: {error}") from error
     _refuse_seeds(path, recipe)
     return recipe
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -218,9 +218,21 @@ class Recipe:
         return self.objective in ("maml", "anil", "meta-sgd")
 
     @property
+    def is_contrastive(self) -> bool:
+        """Whether the loss has a contrastive term; assumed of a plug-in's loss that does not say."""
+        from fewshot_bench.losses import LOSSES
+
+        return bool(LOSSES[self.loss].facts.get("is_contrastive", True)) if self.loss in LOSSES else True
+
+    @property
     def images_per_task(self) -> int:
         """Support and query images of a task."""
         return self.way * (self.shot + self.query)
+
+    @property
+    def least_images_at_once(self) -> int:
+        """The smallest micro-batch: tasks are computed whole."""
+        return self.images_per_task if self.learns_from_tasks else 1
 
     def images_per_step(self, split_images: int) -> int:
         """Images of a step, each in `views` views, on a split of that many images."""
@@ -245,10 +257,9 @@ class Recipe:
         """
         later = {field.name: field.default for field in fields(self) if field.name in _LATER_FIELDS}
         values = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
-        from fewshot_bench.losses import LOSSES, reading_of
+        from fewshot_bench.losses import reading_of
 
-        facts = LOSSES[self.loss].facts if self.loss in LOSSES else {}
-        if not facts.get("is_contrastive", True):
+        if not self.is_contrastive:
             values = {name: value for name, value in values.items() if name not in ("lambda_", "tau", "reading")}
         else:
             values["reading"] = reading_of(self.loss, self.reading)
@@ -338,6 +349,86 @@ def _are_pairs(value: Any) -> bool:
 
 def _refusal(name: str, expectation: str, value: Any) -> str:
     return f"{name} of a training on the base split should be {expectation}, not {value}."
+
+
+_Condition = tuple[str, Callable[[Recipe], bool]]
+
+_OF_TASKS: _Condition = ("the objectives episodic, maml, anil and meta-sgd", lambda recipe: recipe.learns_from_tasks)
+_OF_CLASSIFIERS: _Condition = (
+    "the objectives classification, cosine and distillation",
+    lambda recipe: not recipe.learns_from_tasks,
+)
+_OF_GRADIENT_STEPS: _Condition = (
+    "the objectives maml, anil and meta-sgd",
+    lambda recipe: recipe.learns_by_gradient_steps,
+)
+_OF_EPISODIC: _Condition = ("the objective episodic", lambda recipe: recipe.objective == "episodic")
+_OF_DISTILLATION: _Condition = ("the objective distillation", lambda recipe: recipe.objective == "distillation")
+_OF_CONTRASTS: _Condition = ("losses with a contrastive term, such as ce+schane", lambda recipe: recipe.is_contrastive)
+_OF_SGD: _Condition = ("the optimizer sgd", lambda recipe: recipe.optimizer == "sgd")
+_OF_DROPOUT: _Condition = (
+    "the objectives classification, cosine and distillation, and to episodic with dropout_place=network",
+    lambda recipe: (
+        not recipe.learns_from_tasks or (recipe.objective == "episodic" and recipe.dropout_place == "network")
+    ),
+)
+_OF_DROP_BLOCK: _Condition = ("a drop_block above 0", lambda recipe: recipe.drop_block > 0)
+
+_CONDITIONS: dict[str, _Condition] = {
+    "lambda_": _OF_CONTRASTS,
+    "tau": _OF_CONTRASTS,
+    "batch_size": _OF_CLASSIFIERS,
+    "dropout": _OF_DROPOUT,
+    "dropout_place": _OF_DROPOUT,
+    "momentum": _OF_SGD,
+    "nesterov": _OF_SGD,
+    "decays": ("a weight_decay above 0", lambda recipe: recipe.weight_decay > 0),
+    "drops": ("a training of more epochs", lambda recipe: all(epoch < recipe.epochs for epoch, _ in recipe.drops)),
+    "steps_per_epoch": _OF_TASKS,
+    "tasks": _OF_TASKS,
+    "way": _OF_TASKS,
+    "shot": _OF_TASKS,
+    "query": _OF_TASKS,
+    "episodic_head": _OF_EPISODIC,
+    "head_penalty": _OF_EPISODIC,
+    "head_scale": _OF_EPISODIC,
+    "learned_scale": _OF_EPISODIC,
+    "cosine_scale": ("the objective cosine", lambda recipe: recipe.objective == "cosine"),
+    "mixup": _OF_CLASSIFIERS,
+    "drop_block": (
+        "the objectives classification, cosine, distillation and episodic",
+        lambda recipe: not recipe.learns_by_gradient_steps,
+    ),
+    "drop_block_size": _OF_DROP_BLOCK,
+    "drop_block_steps": _OF_DROP_BLOCK,
+    "temperature": _OF_DISTILLATION,
+    "soft_share": _OF_DISTILLATION,
+    "inner_steps": _OF_GRADIENT_STEPS,
+    "inner_learning_rate": _OF_GRADIENT_STEPS,
+    "first_order": _OF_GRADIENT_STEPS,
+    "inner_statistics": _OF_GRADIENT_STEPS,
+}
+"""What a field belongs to, in words, and whether a recipe has that; all other fields act on every training."""
+
+_SWITCHES = frozenset({"dropout", "nesterov", "drops", "learned_scale", "mixup", "drop_block", "first_order"})
+"""Fields that may be switched off where they have no effect."""
+
+
+def refuse_settings_without_effect(settings: Mapping[str, Any], recipe: Recipe) -> None:
+    """Refuse settings that change nothing but the name of a training.
+
+    Args:
+        settings: as a user gave them; None was not given.
+        recipe: of the training, with these settings.
+
+    Raises:
+        StudyError: a setting has no effect.
+    """
+    for name, (owner, has_effect) in _CONDITIONS.items():
+        value = settings.get(name)
+        is_off = name in _SWITCHES and not value
+        if value is not None and not is_off and not has_effect(recipe):
+            raise StudyError(f"{name.rstrip('_')} has no effect on this training: it belongs to {owner}. Leave it out.")
 
 
 DERIVED_FIELDS = frozenset({"teacher_weights"})

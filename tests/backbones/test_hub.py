@@ -100,10 +100,30 @@ def test_a_hub_that_is_silent_is_given_up(hub_at, monkeypatch):
         assert "127.0.0.1 " in why_not_fetchable(SMALL)
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_answers_in_another_language_is_no_hub(hub_at):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        hub_at(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        assert "127.0.0.1 cannot be reached: SSH-2.0" in why_not_fetchable(SMALL)
+
+
 def test_a_name_that_is_looked_up_for_ever_is_given_up(hub_at, monkeypatch):
     ended = threading.Event()
+
+    def look_up_for_ever(*_: object, **__: object) -> None:
+        ended.wait()
+        raise socket.gaierror("this test is over")
+
     monkeypatch.setattr(hub, "_PATIENCE", 0.1)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait())
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_for_ever)
     hub_at("http://hub.invalid")
     assert why_not_fetchable(SMALL).endswith("hub.invalid did not answer within 0 s")
     ended.set()

@@ -69,6 +69,12 @@ def test_a_recipe_of_tasks_is_trained_once_and_evaluated_with_its_head(tmp_path:
             ["--episodic-head", "matching", "--head-penalty", "1"],
             "head_penalty .* should be None with the head matching",
         ),
+        (["--batch-size", "64"], "batch_size has no effect on this training: it belongs to the objectives class"),
+        (
+            ["--set", "inner_steps=3"],
+            "inner_steps has no effect .* the objectives maml, anil and meta-sgd. Leave it out.",
+        ),
+        (["--set", "momentum=0.8"], "momentum has no effect on this training: it belongs to the optimizer sgd."),
         (["--episodic-head", "svn"], "episodic_head .* one of centroid, matching, ridge, svm, not svn"),
     ],
 )

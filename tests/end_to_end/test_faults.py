@@ -263,7 +263,7 @@ def test_a_lease_of_a_process_that_was_killed_here(bench, begun):
 def test_a_lease_of_a_machine_that_is_gone_and_a_clock_that_goes_back(bench, begun):
     path = lease_of(ELSEWHERE, begun)
     os.utime(path, (1 << 33, 1 << 33))
-    life = bench.start(begun, environment=SECOND, before="faults:clock_goes_back")
+    life = bench.start(begun, environment=SECOND, before="faults:clock_goes_back_and_leases_expire_by_waiting")
     assert life.ends() == 0, life.words()
     assert "waiting for other processes" in life.words()
     bench.completes(begun)

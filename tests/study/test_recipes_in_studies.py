@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import toy_split
 
+from fewshot_bench._io.locations import checkpoints_folder
+from fewshot_bench.audit import ReproductionOptions, reproduce_cell
+from fewshot_bench.audit.rebuild import recorded_study
 from fewshot_bench.datasets import DATASETS
 from fewshot_bench.datasets.dataset import Dataset
 from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError
@@ -16,8 +20,10 @@ from fewshot_bench.registry import Entry
 from fewshot_bench.study import Study, TrainingPlan, run_plan, run_study, train_backbone
 from fewshot_bench.study.checkpoints import checkpoint_file, finished_names, read_checkpoint
 from fewshot_bench.study.dry_run import estimate
+from fewshot_bench.study.estimates import Machine
 from fewshot_bench.study.networks import trainings_of
 from fewshot_bench.study.plan import StudyPlan
+from fewshot_bench.training import named_recipes
 
 RECIPE = """
 description = "tasks of three classes"
@@ -85,6 +91,24 @@ def test_a_recipe_is_trained_once_and_evaluated_by_its_own_adaptation(tmp_path: 
     again = only_cell(run_study(study(tmp_path, recipe)).cells)
     assert again.key == cell.key
     assert checkpoint_file("small-toy").read_bytes() == written
+
+
+def test_records_name_the_file_of_a_recipe_and_no_folder(tmp_path: Path, recipe: str) -> None:
+    asked = study(tmp_path, recipe, dataset="glyphs", base_epochs=1)
+    cell = only_cell(run_study(asked, arguments=["run", "--recipe", recipe]).cells)
+    recorded = cell.provenance["study"]
+    assert recorded["recipe"] == "small.toml"
+    assert recorded["recipe_digest"] == sha256(Path(recipe).read_bytes()).hexdigest()
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path != Path(recipe)]
+    files += checkpoints_folder().rglob("*")
+    assert any(path.parent.name == "studies" for path in files)
+    assert [path for path in files if path.is_file() and str(tmp_path).encode() in path.read_bytes()] == []
+    Path(recipe).unlink()  # its content is in the checkpoint
+    folder = tmp_path / "results" / "outcomes" / cell.key
+    assert reproduce_cell(folder, ReproductionOptions(device="cpu")).is_equal
+    checkpoint_file("small-glyphs-epochs1").unlink()
+    with pytest.raises(FewshotBenchError, match=r"no checkpoint here is of its training by the recipe small\.toml"):
+        recorded_study(cell)
 
 
 def test_run_finds_what_train_has_made(tmp_path: Path, recipe: str) -> None:
@@ -163,6 +187,66 @@ def test_a_dry_run_counts_the_training_and_then_only_the_episodes(tmp_path: Path
     after = estimate(plan)
     assert [work.kind for work in after.work if work.kind == "training"] == []
     assert [cell.left for cell in after.cells] == [0]
+
+
+STUDENT = """
+description = "learns from another network"
+source = "this test"
+backbone = "conv4_32"
+[training]
+objective = "distillation"
+teacher = "{teacher}"
+epochs = 2
+batch_size = 24
+threads = 1
+"""
+
+
+def test_a_dry_run_counts_the_training_of_a_teacher_that_is_missing(
+    tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_package = tmp_path / "package"
+    of_package.mkdir()
+    first = STUDENT.format(teacher="").replace('objective = "distillation"\nteacher = ""\n', "")
+    (of_package / "first.toml").write_text(first)
+    (of_package / "second.toml").write_text(STUDENT.format(teacher="first"))
+    (tmp_path / "third.toml").write_text(STUDENT.format(teacher="second"))
+    monkeypatch.setattr(named_recipes, "_FOLDER", of_package)
+    asked = study(tmp_path, str(tmp_path / "third.toml"), training_seeds=2, base_epochs=1)
+
+    def trainings() -> list[tuple[str, int]]:
+        work = estimate(StudyPlan.of_options([asked])).work
+        return [(each.what.rpartition(": ")[2], each.units) for each in work if each.kind == "training"]
+
+    assert trainings() == [
+        ("second", 4), ("first", 4), ("third@epochs=1", 2),
+        ("second@seed=1", 4), ("first@seed=1", 4), ("third@epochs=1,seed=1", 2),
+    ]  # fmt: skip
+    train_backbone(TrainingPlan(name="first-toy-seed1", dataset="toy", named_recipe="first", recipe={"seed": 1}))
+    assert ("first@seed=1", 4) not in trainings()
+    assert ("first", 4) in trainings()
+    assert finished_names() == ["first-toy-seed1"]
+    (tmp_path / "third.toml").write_text(STUDENT.format(teacher="nothing"))
+    assert any("'nothing'" in problem for problem in estimate(StudyPlan.of_options([asked])).missing)
+
+
+@pytest.mark.parametrize("machine", [None, Machine(memory=6_000_000)])
+def test_a_dry_run_and_a_training_take_the_same_micro_batches(
+    tmp_path: Path, machine: Machine | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training under a name takes what fits, of networks with batch normalisation too."""
+    path = tmp_path / "small.toml"
+    path.write_text(STUDENT.replace('objective = "distillation"\nteacher = "{teacher}"\n', ""))
+    monkeypatch.setattr("fewshot_bench.training.optimisation.free_bytes", lambda device: 6_000_000)
+    asked = study(tmp_path, str(path), base_epochs=1, adaptations=("centroid",))
+    ahead = estimate(StudyPlan.of_options([asked]), machine=machine)
+    assert [problem for problem in ahead.missing if "training" in problem] == []
+    (work,) = [each for each in ahead.work if each.kind == "training"]
+    assert work.micro_batch is not None
+    assert work.micro_batch < 24
+    assert any(f"micro-batches of {work.micro_batch} images here, not from 24" in note for note in ahead.notes)
+    run_study(asked)
+    assert read_checkpoint("small-toy-epochs1").micro_batches == [work.micro_batch]
 
 
 def test_own_images_without_a_name_are_refused(tmp_path: Path, recipe: str) -> None:

@@ -16,6 +16,8 @@ from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.registry import Entry
 from fewshot_bench.study import Study, TrainingPlan, read_checkpoint, run_study, train_backbone
+from fewshot_bench.study.dry_run import estimate
+from fewshot_bench.study.plan import StudyPlan
 
 RECIPE = {
     "objective": "maml", "epochs": 1, "steps_per_epoch": 2, "tasks": 2, "way": 3, "shot": 1, "query": 2,
@@ -60,6 +62,45 @@ def test_a_training_is_validated_kept_evaluated_audited_and_reproduced(tmp_path:
         assert verdicts(folder)[SAME] == "pass", detail(folder, SAME)
         assert verdicts(folder)[ORDER] == "pass", detail(folder, ORDER)
         assert reproduce_cell(folder, ReproductionOptions(device="cpu")).is_equal
+
+
+@pytest.mark.slow
+def test_an_evaluation_takes_the_statistics_of_its_training_unless_a_study_names_others(tmp_path: Path) -> None:
+    train(recipe=RECIPE | {"inner_statistics": "support"}, validate_every=1, dataset="glyphs")
+    assert read_checkpoint("mine").card.selection["head"]["statistics"] == "support"
+    (cell,) = run(tmp_path, dataset="glyphs")
+    assert cell.method.name.endswith("/maml@statistics=support,steps=2")
+    assert not cell.method.is_transductive
+    (same,) = run(tmp_path, dataset="glyphs", hyper_parameters={"steps": 2, "statistics": "support"})
+    assert same.key == cell.key
+    (other,) = run(tmp_path, dataset="glyphs", hyper_parameters={"steps": 2, "statistics": "batch"})
+    assert other.method.name.endswith("/maml@statistics=batch,steps=2")
+    assert other.method.is_transductive
+    with no_trials():
+        for stored in (cell, other):
+            assert reproduce_cell(tmp_path / "outcomes" / stored.key, ReproductionOptions(device="cpu")).is_equal
+
+
+@pytest.mark.slow
+def test_meta_sgd_takes_as_many_steps_as_its_rates_were_trained_for(tmp_path: Path) -> None:
+    train(recipe=RECIPE | {"objective": "meta-sgd"}, validate_every=1)
+    assert read_checkpoint("mine").card.selection["head"]["steps"] == 1
+    (cell,) = run(tmp_path, hyper_parameters={})
+    assert cell.method.name.endswith("/maml@steps=1")
+    (other,) = run(tmp_path, hyper_parameters={"steps": 10})  # the default of maml, named
+    assert other.method.name.endswith("/maml@steps=10")
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_a_method_of_support_statistics_under_its_name(tmp_path: Path) -> None:
+    train(recipe=RECIPE | {"inner_statistics": "support"}, validate_every=0)
+    study = Study(
+        dataset="toy", checkpoints=("mine",), adaptations=("maml",), shots=(1,), way=3, query=3, episodes=2, runs=1,
+        device="cpu", results=tmp_path,
+    )  # fmt: skip
+    (cell,) = estimate(StudyPlan.of_options([study])).cells
+    assert cell.method.endswith("/maml@statistics=support")
+    assert not cell.is_transductive
 
 
 @pytest.mark.slow

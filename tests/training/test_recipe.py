@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,9 @@ from torch import nn
 
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.training import Recipe, paper_recipe, scratch_recipe
+from fewshot_bench.training import recipe as recipe_module
 from fewshot_bench.training.optimisation import build_optimizer, build_schedule
+from fewshot_bench.training.recipe import refuse_settings_without_effect
 
 
 def test_the_paper_recipe_has_the_values_of_the_paper() -> None:
@@ -149,3 +151,75 @@ def test_a_warm_up_rises_in_a_line_to_the_learning_rate_and_the_schedule_follows
         assert rates[10] == pytest.approx(0.1)
         assert rates[30] == pytest.approx(0.05)
         assert rates[-1] < 0.001
+
+
+MAML: dict[str, Any] = {"objective": "maml"}
+EPISODIC: dict[str, Any] = {"objective": "episodic"}
+SGD: dict[str, Any] = {"optimizer": "sgd"}
+DISTILLATION: dict[str, Any] = {"objective": "distillation", "teacher": "rfs-conv4"}
+WITHOUT_EFFECT: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
+    ({"lambda_": 0.3}, {}, {"loss": "ce+schane"}, "contrastive"),
+    ({"tau": 0.3}, {}, {"loss": "ce+simclr"}, "contrastive"),
+    ({"batch_size": 64}, EPISODIC, {"objective": "cosine"}, "classification, cosine and distillation"),
+    ({"dropout": 0.2}, EPISODIC, {**EPISODIC, "dropout_place": "network"}, "dropout_place=network"),
+    ({"dropout": 0.2}, {**MAML, "dropout_place": "network"}, DISTILLATION, "classification, cosine and distillation"),
+    ({"dropout_place": "network"}, MAML, EPISODIC, "episodic"),
+    ({"momentum": 0.8}, {"optimizer": "adam"}, SGD, "optimizer sgd"),
+    ({"nesterov": True}, {"optimizer": "adamw"}, SGD, "optimizer sgd"),
+    ({"decays": "all"}, {"weight_decay": 0.0}, {"weight_decay": 0.1}, "weight_decay above 0"),
+    ({"drops": ((5, 0.1), (20, 0.01))}, {"epochs": 20}, {"epochs": 21}, "more epochs"),
+    ({"steps_per_epoch": 3}, {}, EPISODIC, "episodic, maml, anil and meta-sgd"),
+    ({"tasks": 3}, {"objective": "cosine"}, {"objective": "anil"}, "episodic, maml, anil and meta-sgd"),
+    ({"way": 20}, {}, {"objective": "meta-sgd"}, "episodic, maml, anil and meta-sgd"),
+    ({"shot": 3}, DISTILLATION, MAML, "episodic, maml, anil and meta-sgd"),
+    ({"query": 3}, {}, EPISODIC, "episodic, maml, anil and meta-sgd"),
+    ({"episodic_head": "ridge"}, MAML, EPISODIC, "objective episodic"),
+    ({"head_penalty": 3.0}, {"episodic_head": "svm"}, {**EPISODIC, "episodic_head": "svm"}, "objective episodic"),
+    ({"head_scale": 3.0}, MAML, EPISODIC, "objective episodic"),
+    ({"learned_scale": True}, {}, EPISODIC, "objective episodic"),
+    ({"cosine_scale": 10.0}, {}, {"objective": "cosine"}, "objective cosine"),
+    ({"mixup": 0.2}, EPISODIC, {}, "classification, cosine and distillation"),
+    ({"drop_block": 0.1}, MAML, EPISODIC, "classification, cosine, distillation and episodic"),
+    ({"drop_block_size": 2}, {}, {"drop_block": 0.1}, "drop_block above 0"),
+    ({"drop_block_steps": 2}, {}, {"drop_block": 0.1}, "drop_block above 0"),
+    ({"temperature": 2.0}, {}, DISTILLATION, "objective distillation"),
+    ({"soft_share": 0.2}, EPISODIC, DISTILLATION, "objective distillation"),
+    ({"inner_steps": 3}, {}, MAML, "maml, anil and meta-sgd"),
+    ({"inner_learning_rate": 0.1}, EPISODIC, {"objective": "anil"}, "maml, anil and meta-sgd"),
+    ({"first_order": True}, EPISODIC, MAML, "maml, anil and meta-sgd"),
+    ({"inner_statistics": "support"}, EPISODIC, {"objective": "meta-sgd"}, "maml, anil and meta-sgd"),
+]
+"""Settings, a recipe where they change nothing, one where they do, and what they belong to."""
+
+ACT_ALWAYS = {
+    "loss", "epochs", "optimizer", "learning_rate", "weight_decay", "schedule", "label_smoothing", "augmentation",
+    "seed", "threads", "precision", "objective",
+}  # fmt: skip
+REFUSED_BY_THE_RECIPE = {"reading", "stop_gradient", "anchors", "warmup_epochs", "teacher", "teacher_weights"}
+REFUSED_BY_THE_OBJECTIVE = {"views"}
+
+
+@pytest.mark.parametrize(("settings", "idle", "acting", "owner"), WITHOUT_EFFECT)
+def test_a_setting_without_effect_is_refused_by_what_it_belongs_to(
+    settings: dict[str, Any], idle: dict[str, Any], acting: dict[str, Any], owner: str
+) -> None:
+    with pytest.raises(StudyError) as refused:
+        refuse_settings_without_effect(settings, Recipe(**{**idle, **settings}))
+    assert str(refused.value).startswith(f"{next(iter(settings)).rstrip('_')} has no effect")
+    assert owner in str(refused.value)
+    assert "\n" not in str(refused.value)
+    refuse_settings_without_effect(settings, Recipe(**{**acting, **settings}))
+    refuse_settings_without_effect(dict.fromkeys(settings), Recipe(**idle))
+
+
+def test_every_field_of_a_recipe_has_an_effect_or_is_refused() -> None:
+    tried = {name for settings, *_ in WITHOUT_EFFECT for name in settings}
+    assert tried == set(recipe_module._CONDITIONS)
+    known = tried | ACT_ALWAYS | REFUSED_BY_THE_RECIPE | REFUSED_BY_THE_OBJECTIVE
+    assert known == {field.name for field in fields(Recipe)}
+
+
+def test_what_is_switched_off_may_be_said_anywhere() -> None:
+    off = dict.fromkeys(("dropout", "mixup", "drop_block"), 0.0) | {"nesterov": False, "first_order": False}
+    for idle in (EPISODIC, MAML, {}):
+        refuse_settings_without_effect(off, Recipe(**{**idle, **off}))

@@ -212,6 +212,15 @@ def test_the_seed_of_a_training_is_not_in_a_file(tmp_path: Path, table: str) -> 
         named_recipe(str(path))
 
 
+@pytest.mark.parametrize("table", ["training", "dataset.toy.training"])
+@pytest.mark.parametrize("line", ["inner_steps = 3", "momentum = 0.8", "temperature = 2.0", "drop_block_size = 2"])
+def test_a_file_with_a_setting_without_effect_is_refused(tmp_path: Path, table: str, line: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'description = "d"\nsource = "s"\nbackbone = "conv4_32"\n[{table}]\n{line}\n', encoding="utf-8")
+    with pytest.raises(StudyError, match=rf"mine.toml: {line.split()[0]} has no effect"):
+        named_recipe(str(path))
+
+
 @pytest.mark.parametrize("epoch", ["1e400", "1e300", "nan"])
 def test_a_rate_drops_in_an_epoch_that_can_come(tmp_path: Path, epoch: str) -> None:
     path = tmp_path / "mine.toml"
