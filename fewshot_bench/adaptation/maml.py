@@ -37,9 +37,9 @@ class MAML(Adaptation):
         steps: on the whole support set; MAML trains with 5 and tests with 10. For Meta-SGD a study takes those of the
             training, whose learned rates are for that many, unless it names others.
         learning_rate: of all weights, instead of the rates of the training.
-        statistics: of batch normalisation; a study takes those of the training unless it names others. "batch": those of the support set in each step, and of an episode's queries
-            for the queries, as in MAML's code and learn2learn, which makes the method transductive. "support": those
-            of the support set, for the queries too.
+        statistics: of batch normalisation; a study takes those of the training unless it names others. "batch": those
+            of the support set in each step, and of an episode's queries for the queries, as in MAML's code and
+            learn2learn, which makes the method transductive. "support": those of the support set, for the queries too.
     """
 
     name: ClassVar[str] = "maml"
