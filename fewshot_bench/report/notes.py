@@ -36,6 +36,7 @@ PUBLISHED, ODD, ACROSS_MARK = " *", " ?", " #"
 """Marks of published numbers, of implausible intervals, and of verdicts on an inductive and a transductive method."""
 CORRECTED = "'"
 """Mark of p values that are corrected for the number of tests."""
+NO_CLAIM_OVER_TRAININGS = "no letter claims anything about new trainings, which another seed would give"
 ACROSS_NOTE = f"{ACROSS_MARK.strip()}: {ACROSS}"
 REPORTED_NOTE = (
     "interval: where the measured mean lies against the reported interval; Welch: 95% CI of measured minus reported, "
@@ -123,7 +124,10 @@ def correction_note(correction: Correction) -> list[str]:
 def letters_note(claim: Claim, correction: Correction) -> str:
     """What the letters of a claim say."""
     where = "beyond this split" if claim == "beyond" else "on this split"
-    return f"same: methods that share a letter are not shown to differ {where} ({CORRECTIONS[correction]}, 5%)"
+    return (
+        f"same: methods that share a letter are not shown to differ {where} ({CORRECTIONS[correction]}, 5%); "
+        f"{NO_CLAIM_OVER_TRAININGS}"
+    )
 
 
 def is_published(row: Mapping[Any, Any]) -> bool:

@@ -195,7 +195,7 @@ def publication_table(
     if any(entry.spread for entry in every):
         caption.append(
             "SD: over the trainings of a method, whose mean stands beside it; each training is in a row below. Other "
-            "intervals and tests are of these trainings, and do not cover new ones."
+            "intervals are of these trainings, and do not cover new ones."
         )
     if any(entry.is_transductive for entry in every):
         caption.append(f"{TRANSDUCTIVE_NOTE[0].upper()}{TRANSDUCTIVE_NOTE[1:]}.")
@@ -347,6 +347,7 @@ def _marks(
         )
         sentences.append(f"{claimed} {_with_exceptions(tested)}.")
         sentences.append(f"Each pair is tested on the episodes that both have, at 5%, {correction_words(correction)}.")
+        sentences.append("These tests claim nothing about new trainings, which another seed would give.")
     if untested:
         where = f" for {_listed(untested)}" if tested else ""
         why = "the methods share too few episodes" if claim == "split" else "no test reaches beyond this split"

@@ -104,6 +104,27 @@ def csv_text(results) -> str:
 
 
 @pytest.mark.slow
+def test_letters_and_underlines_say_that_they_claim_nothing_about_new_trainings(tmp_path):
+    store = OutcomeStore(tmp_path / "outcomes")
+    for name, gain in (("a", 0), ("b", 5), ("c", 9)):  # of one training each, as most are
+        fill(store, cell(name), np.arange(30, 60)[None] + gain)
+    frame = leaderboard(store, "a")
+    words = "new trainings, which another seed would give"
+    assert frame["group_split"].notna().all()
+    assert f"no letter claims anything about {words}" in to_text(
+        lambda console: print_leaderboard(frame, console, "split")
+    )
+    assert f"no letter claims anything about {words}" in to_text(
+        lambda console: print_comparisons(compare_tasks(store), [], console, "split")
+    )
+    for table in (as_markdown, as_latex):
+        assert f"These tests claim nothing about {words}." in table(frame, claim="split")
+    write_page(tmp_path, tmp_path / "page.html", frame=frame, store=store)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("No letter claims anything about new trainings.") >= 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("output", TABLES)
 def test_every_table_has_a_row_per_training_and_the_spread_of_the_method(output, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")

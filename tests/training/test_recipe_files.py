@@ -41,7 +41,7 @@ def test_a_recipe_says_what_a_training_on_cifar_fs_costs() -> None:
     assert named_recipe("rfs-conv4").views("cifar-fs", 38_400) == 90 * 38_400
     assert named_recipe("protonet-conv4").views("cifar-fs", 38_400) == 250 * 100 * 20 * 20
     assert named_recipe("beit3-ce").views("cifar-fs", 38_400) == 100 * 38_400 * 2
-    cost = "on cifar-fs 3.5 million views, about 0.96 hours of a CPU core"
+    cost = "on cifar-fs 3.5 million views, about 1.4 hours of a CPU core"
     assert named_recipe("rfs-conv4").cost() == cost
     assert {entry.name: entry.facts["cost"] for entry in recipe_entries()}["rfs-conv4"] == cost
 

@@ -92,10 +92,10 @@ COLUMNS = (
         "Upper end of the exact 95% order-statistic interval of the median over episodes."),
     Column("group", "Group", definition=
         "Methods of a protocol that share a letter are not shown to differ beyond this split (see Beyond): tests of "
-        "all pairs on the same episodes, {correction}, 5%."),
+        "all pairs on the same episodes, {correction}, 5%. No letter claims anything about new trainings."),
     _hidden("group_split", "Group, split", definition=
         "Methods of a protocol that share a letter are not shown to differ on this split, its classes and images: "
-        "paired t-tests of all pairs over episodes, {correction}, 5%."),
+        "paired t-tests of all pairs over episodes, {correction}, 5%. No letter claims anything about new trainings."),
     Column("against_best", "Against the best", definition=
         "What the tests of all pairs, {correction}, show at 5% against the method with the highest mean of its kind, "
         "inductive or transductive. Best: each other one of its kind is shown to be worse, on this split at least."),
