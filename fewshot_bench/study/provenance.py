@@ -24,7 +24,7 @@ from fewshot_bench.code_identity import what_changed
 from fewshot_bench.devices import peak_bytes, processor_name, tf32_on
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.study.study import Study
+from fewshot_bench.study.study import OF_FEW_SHOT, Study
 from fewshot_bench.training.named_recipes import named_recipe
 
 PROGRAM = "fewshot-bench"
@@ -101,12 +101,12 @@ def study_record(study: Study) -> dict[str, Any]:
 
     Files are recorded by their names, a recipe's with the digest of its content, since folders may name a person.
     """
-    left_out = {*NOT_RECORDED, *study.later_defaults, "hyper_parameters"}
+    left_out = {*NOT_RECORDED, *study.later_defaults, "hyper_parameters", *(OF_FEW_SHOT if study.is_whole else ())}
     record: dict[str, Any] = study.model_dump(mode="json", exclude=left_out)
     record["hyper_parameters"] = dict(study.hyper_parameters)  # a method's card refuses other than plain data
     for name in _COUNTS:
         if name not in study.model_fields_set:  # left to the sampler, or to a rule that says when to stop
-            del record[name]
+            record.pop(name, None)
     for name in ("weights", "dataset", "backbone"):
         if isinstance(record[name], str):
             record[name] = without_folders(record[name])

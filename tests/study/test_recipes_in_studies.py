@@ -219,12 +219,12 @@ def test_a_dry_run_counts_the_training_of_a_teacher_that_is_missing(
         return [(each.what.rpartition(": ")[2], each.units) for each in work if each.kind == "training"]
 
     assert trainings() == [
-        ("second", 4), ("first", 4), ("third@epochs=1", 2),
-        ("second@seed=1", 4), ("first@seed=1", 4), ("third@epochs=1,seed=1", 2),
+        ("second", 12), ("first", 12), ("third@epochs=1", 6),
+        ("second@seed=1", 12), ("first@seed=1", 12), ("third@epochs=1,seed=1", 6),
     ]  # fmt: skip
     train_backbone(TrainingPlan(name="first-toy-seed1", dataset="toy", named_recipe="first", recipe={"seed": 1}))
-    assert ("first@seed=1", 4) not in trainings()
-    assert ("first", 4) in trainings()
+    assert ("first@seed=1", 12) not in trainings()
+    assert ("first", 12) in trainings()
     assert finished_names() == ["first-toy-seed1"]
     (tmp_path / "third.toml").write_text(STUDENT.format(teacher="nothing"))
     assert any("'nothing'" in problem for problem in estimate(StudyPlan.of_options([asked])).missing)
