@@ -42,6 +42,7 @@ from fewshot_bench.study.provenance import PeakMemory, changed_code, weights_not
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, open_study_dataset, resolve_study
 from fewshot_bench.study.scheduler import is_failure, reason_of
 from fewshot_bench.study.study import Study
+from fewshot_bench.study.train import refuse_unnamed_images
 from fewshot_bench.training import Recipe, batch_norms
 from fewshot_bench.units import bytes_text
 
@@ -127,6 +128,7 @@ class _DryRun:
         if study.until_ci is not None:
             self._notes["until_ci may stop sooner: episodes, times and space are the most that there can be."] = None
         planned_adaptations(expand_groups(study)[0])
+        refuse_unnamed_images(study)
         if not is_fetched(study):
             self._notes[
                 f"the weights of {study.backbone_name} come from the Hugging Face hub and are not on this machine; "

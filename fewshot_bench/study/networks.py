@@ -40,7 +40,7 @@ from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
 from fewshot_bench.training.division import divided
 from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe, recipe_names
-from fewshot_bench.training.recipe import DERIVED_FIELDS, refuse_wrong_types
+from fewshot_bench.training.recipe import DERIVED_FIELDS, refuse_settings_without_effect, refuse_wrong_types
 
 _IMAGES = (32, 32, 3)
 """Height, width and channels of the images of a dataset that is not here."""
@@ -260,11 +260,10 @@ def missing_teachers(study: Study, dataset: Dataset, backbones: Backbones, stude
         StudyError: a network would learn from itself.
     """
     names, recipe = {student.checkpoint}, student.recipe
-    while recipe is not None and recipe.teacher is not None:
-        if recipe.teacher not in recipe_names():
-            read_checkpoint(recipe.teacher)
-            return
-        network = _untrained(study, dataset, backbones, named_recipe(recipe.teacher), {"seed": recipe.seed or None})
+    while recipe is not None and recipe.teacher in recipe_names():
+        network = _untrained(
+            study, dataset, backbones, named_recipe(str(recipe.teacher)), {"seed": recipe.seed or None}
+        )
         if network.checkpoint in finished_names():
             return
         if network.checkpoint in names:
@@ -276,11 +275,17 @@ def missing_teachers(study: Study, dataset: Dataset, backbones: Backbones, stude
 def _untrained(
     study: Study, dataset: Dataset | None, backbones: Backbones, named: NamedRecipe, settings: Mapping[str, Any]
 ) -> Network:
-    """The network of a named recipe before its training, with the settings that differ."""
+    """The network of a named recipe before its training, with the settings that differ.
+
+    Raises:
+        UnknownNameError: a teacher is neither a recipe nor a checkpoint.
+    """
     seed = settings["seed"] or 0
     fields = {"backbone": named.backbone, "image_size": named.image_size, "recipe": None, "training_seed": seed}
     start = partial(backbones.initial, study.model_copy(update=fields), dataset)
     recipe = named.recipe(study.dataset, **settings)
+    if recipe.teacher is not None and recipe.teacher not in recipe_names():
+        read_checkpoint(recipe.teacher)
     stage = stage_name(named.name, recipe.changes_from(named.recipe(study.dataset)))
     checkpoint = checkpoint_name(named.name, study.dataset, settings)
     changes, values = dict(start().changes), recipe.hyper_parameters()
@@ -339,7 +344,7 @@ def base_recipes(study: Study, backbone: Backbone, dataset: Dataset | None = Non
             f"on=logits needs a classifier of base classes, and {backbone.name} is not trained on any here. Use "
             "--base-loss ce, --checkpoint NAME, or on=embeddings."
         )
-    return [
+    recipes = [
         _default_recipe(
             study,
             backbone,
@@ -358,6 +363,9 @@ def base_recipes(study: Study, backbone: Backbone, dataset: Dataset | None = Non
         )
         for loss in losses
     ]
+    for recipe in recipes:
+        refuse_settings_without_effect(other_settings, recipe)
+    return recipes
 
 
 _WITH_OPTIONS = {

@@ -30,7 +30,7 @@ from fewshot_bench.study.provenance import PeakMemory, changed_code, command_lin
 from fewshot_bench.study.resolved import ResolvedStudy, Rule, resolve_study
 from fewshot_bench.study.scheduler import MethodRun, is_failure, reason_of
 from fewshot_bench.study.study import Study
-from fewshot_bench.study.train import train_recipe
+from fewshot_bench.study.train import train_recipes
 from fewshot_bench.study.workers import ClassifierBuilder
 
 _LOG = logging.getLogger(__name__)
@@ -96,8 +96,7 @@ def run_study(
     """
     admit_fields(study.model_dump())
     resolved = resolve_study(study, progress=progress)
-    if study.recipe is not None:
-        train_recipe(study, progress=progress)
+    if train_recipes([study], progress=progress):
         resolved = resolve_study(study, progress=progress)
     return run_resolved(resolved, progress=progress, arguments=arguments, engine=engine, shard=shard)
 
@@ -301,10 +300,7 @@ def run_plan(
     """
     started = time.perf_counter()
     studies = resolve_plan(plan, progress)
-    with_recipes = [study for study in plan.studies if study.recipe is not None]
-    for study in with_recipes:
-        train_recipe(study, progress=progress)
-    if with_recipes:
+    if train_recipes(plan.studies, progress=progress):
         studies = resolve_plan(plan, progress)
     engine = engine or LocalEngine(chosen_device(plan.studies[0].device))
     if len(studies) > 1:

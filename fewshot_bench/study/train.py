@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -209,23 +209,35 @@ def _digest_of(teacher: Backbone) -> str:
     return sha256(f"{teacher.weights} {teacher.base_head.digest}".encode()).hexdigest()
 
 
-def train_recipe(study: Study, *, progress: Progress = SILENT) -> None:
-    """Train the networks of a study with a named recipe, each under its name, unless they are there.
+def refuse_unnamed_images(study: Study) -> None:
+    """Raise StudyError for a study with a named recipe on images that have no name."""
+    if study.recipe is not None and not is_named(study.dataset):
+        raise StudyError(
+            f"--recipe trains on datasets that have a name. Keep {study.dataset} under one: "
+            "fewshot-bench data import NAME --from PATH"
+        )
+
+
+def train_recipes(studies: Sequence[Study], *, progress: Progress = SILENT) -> bool:
+    """Train the networks of studies with named recipes, each under its name, unless they are there.
+
+    Returns:
+        Whether there are such studies, which have to be resolved again.
 
     Raises:
         StudyError: the images have no name, so that their base split might be another here; or see `train_backbone`.
         FewshotBenchError: see `train_backbone`.
     """
-    if not is_named(study.dataset):
-        raise StudyError(
-            f"--recipe trains on datasets that have a name. Keep {study.dataset} under one: "
-            "fewshot-bench data import NAME --from PATH"
-        )
-    for name, settings in trainings_of(study):
-        plan = TrainingPlan(
-            name=name, dataset=study.dataset, named_recipe=study.recipe, recipe=settings, device=study.device
-        )
-        train_backbone(plan, progress=progress, waits=True)
+    with_recipes = [study for study in studies if study.recipe is not None]
+    for study in with_recipes:
+        refuse_unnamed_images(study)
+    for study in with_recipes:
+        for name, settings in trainings_of(study):
+            plan = TrainingPlan(
+                name=name, dataset=study.dataset, named_recipe=study.recipe, recipe=settings, device=study.device
+            )
+            train_backbone(plan, progress=progress, waits=True)
+    return bool(with_recipes)
 
 
 class _Training:
@@ -276,6 +288,16 @@ class _Training:
         return read_checkpoint(self.plan.name)
 
     def _recipe(self, named: NamedRecipe | None) -> Recipe:
+        recipe = self._asked_recipe(named)
+        for name in ("validation_share", "kept_epoch"):
+            if getattr(recipe, name) != getattr(Recipe, name):
+                raise StudyError(
+                    f"{name} has no effect on this training, whose epoch episodes choose: it belongs to "
+                    "fewshot-bench run --protocol full. Leave it out."
+                )
+        return recipe
+
+    def _asked_recipe(self, named: NamedRecipe | None) -> Recipe:
         changes = self.plan.recipe | {"loss": self.plan.loss}
         if named is None:
             recipe = base_recipe(self.backbone, changes.pop("loss") or "ce", **changes)

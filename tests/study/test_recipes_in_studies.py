@@ -258,5 +258,11 @@ def test_own_images_without_a_name_are_refused(tmp_path: Path, recipe: str) -> N
         place = folder / f"class{number // 8}"
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.squeeze() if pixels.shape[-1] == 1 else pixels).save(place / f"{number}.png")
+    own = study(tmp_path, recipe, dataset=str(folder), fractions=(0.6, 0.0, 0.4), way=2, query=2)
     with pytest.raises(StudyError, match="datasets that have a name"):
-        run_study(study(tmp_path, recipe, dataset=str(folder), fractions=(0.6, 0.0, 0.4), way=2, query=2))
+        run_study(own)
+    ahead = estimate(StudyPlan.of_options([own]))
+    assert any("datasets that have a name" in problem for problem in ahead.missing)
+    with pytest.raises(StudyError, match="datasets that have a name"):
+        run_plan(StudyPlan.of_options([study(tmp_path, recipe), own]))
+    assert finished_names() == []  # found before the first training

@@ -193,9 +193,13 @@ WITHOUT_EFFECT: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]]
 
 ACT_ALWAYS = {
     "loss", "epochs", "optimizer", "learning_rate", "weight_decay", "schedule", "label_smoothing", "augmentation",
-    "seed", "threads", "precision", "objective",
+    "seed", "threads", "precision", "objective", "ema", "layer_decay",
 }  # fmt: skip
-REFUSED_BY_THE_RECIPE = {"reading", "stop_gradient", "anchors", "warmup_epochs", "teacher", "teacher_weights"}
+REFUSED_BY_THE_RECIPE = {
+    "reading", "stop_gradient", "anchors", "warmup_epochs", "teacher", "teacher_weights", "train_share",
+    "validation_share", "tune",
+}  # fmt: skip
+REFUSED_BY_TRAIN = {"validation_share", "kept_epoch"}
 REFUSED_BY_THE_OBJECTIVE = {"views"}
 
 
@@ -215,7 +219,7 @@ def test_a_setting_without_effect_is_refused_by_what_it_belongs_to(
 def test_every_field_of_a_recipe_has_an_effect_or_is_refused() -> None:
     tried = {name for settings, *_ in WITHOUT_EFFECT for name in settings}
     assert tried == set(recipe_module._CONDITIONS)
-    known = tried | ACT_ALWAYS | REFUSED_BY_THE_RECIPE | REFUSED_BY_THE_OBJECTIVE
+    known = tried | ACT_ALWAYS | REFUSED_BY_THE_RECIPE | REFUSED_BY_THE_OBJECTIVE | REFUSED_BY_TRAIN
     assert known == {field.name for field in fields(Recipe)}
 
 
