@@ -193,11 +193,12 @@ def _read(path: Path) -> NamedRecipe:
         key = ".".join(map(str, first["loc"]))
         raise StudyError(f"the recipe {path}: {key}: {first['msg']}.") from error
     for dataset in ("", *recipe.dataset):
-        found = recipe.recipe(dataset)
         try:
-            refuse_settings_without_effect(recipe._training(dataset), found)
+            refuse_settings_without_effect(recipe._training(dataset), recipe.recipe(dataset))
         except StudyError as error:
-            raise StudyError(f"the recipe {path}: {error}") from error
+            where = f" on {dataset}" if dataset else ""
+            words = str(error).removeprefix(f"the recipe {recipe.name}: ")
+            raise StudyError(f"the recipe {path}{where}: {words}") from error
     _refuse_seeds(path, recipe)
     return recipe
 

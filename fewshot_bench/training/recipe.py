@@ -164,11 +164,11 @@ class Recipe:
         self._expect(abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         self._expect(self.batch_size >= 2, "batch_size", "2 or more, since a contrast needs two images")
         self._expect(0 < self.learning_rate <= 1e30, "learning_rate", "positive, and at most 1e30")
-        self._expect(self.weight_decay >= 0, "weight_decay", "0 or more")
+        self._expect(0 <= self.weight_decay <= 1e30, "weight_decay", "0 or more, and at most 1e30")
         self._expect(0 <= self.dropout < 1, "dropout", "at least 0 and less than 1")
         self._expect(self.threads is None or self.threads >= 1, "threads", "1 or more")
         self._expect(0 <= self.lambda_ <= 1, "lambda_", "between 0 and 1")
-        self._expect(self.tau > 0, "tau", "positive")
+        self._expect(0 < self.tau <= 1e30, "tau", "positive, and at most 1e30")
         refuse_unknown_choices(asdict(self))
         self._expect(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and less than 1")
         self._expect(
@@ -232,8 +232,9 @@ class Recipe:
         self._expect(self.way >= 2, "way", "2 or more")
         self._expect(0 < self.inner_learning_rate <= 1e30, "inner_learning_rate", "positive, and at most 1e30")
         has_penalty = self.episodic_head in ("ridge", "svm")
-        expectation = "positive" if has_penalty else f"None with the head {self.episodic_head}"
-        self._expect(self.head_penalty is None or (has_penalty and self.head_penalty > 0), "head_penalty", expectation)
+        expectation = "positive, and at most 1e30" if has_penalty else f"None with the head {self.episodic_head}"
+        is_right = self.head_penalty is None or (has_penalty and 0 < self.head_penalty <= 1e30)
+        self._expect(is_right, "head_penalty", expectation)
         self._expect(0 < self.head_scale <= 1e30, "head_scale", "positive, and at most 1e30")
         # A scale of the cosines changes predictions, so evaluation has to know it.
         is_right = not self.learned_scale or self.episodic_head != "matching"
