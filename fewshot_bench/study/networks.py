@@ -19,6 +19,7 @@ from fewshot_bench.study.base_stage import (
     base_stage_name,
     fine_tuned_on_base,
     initialised_backbone,
+    on_whole_dataset,
     stage_name,
     whole_recipe,
 )
@@ -223,6 +224,7 @@ def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
         "reading": study.reading,
         "stop_gradient": study.stop_gradient,
         "anchors": study.anchors,
+        **_other_settings(study),
     }
     recorded = recipe.hyper_parameters()
     for name in ("lambda_", "tau"):
@@ -245,7 +247,7 @@ def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones
     finished = set(finished_names()) if dataset is not None else set()
     for checkpoint, settings in trainings_of(study):
         if dataset is not None and checkpoint in finished:
-            _refuse_another_training(checkpoint, named, named.recipe(study.dataset, **settings))
+            _refuse_another_training(checkpoint, named, _named(study, named, dataset, **settings))
             networks += _checkpoint_networks(with_checkpoint(study, checkpoint), dataset, backbones)
         else:
             networks.append(_untrained(study, dataset, backbones, named, settings))
@@ -283,13 +285,19 @@ def _untrained(
     seed = settings["seed"] or 0
     fields = {"backbone": named.backbone, "image_size": named.image_size, "recipe": None, "training_seed": seed}
     start = partial(backbones.initial, study.model_copy(update=fields), dataset)
-    recipe = named.recipe(study.dataset, **settings)
+    recipe = _named(study, named, dataset, **settings)
     if recipe.teacher is not None and recipe.teacher not in recipe_names():
         read_checkpoint(recipe.teacher)
-    stage = stage_name(named.name, recipe.changes_from(named.recipe(study.dataset)))
+    stage = stage_name(named.name, recipe.changes_from(_named(study, named, dataset)))
+    known = (recipe.hyper_parameters(), recipe, False, start, study.trained_split)
     checkpoint = checkpoint_name(named.name, study.dataset, settings)
-    changes, values = dict(start().changes), recipe.hyper_parameters()
-    return Network(named.backbone, changes, stage, values, recipe, False, start, checkpoint=checkpoint)
+    return Network(named.backbone, dict(start().changes), stage, *known, checkpoint)
+
+
+def _named(study: Study, named: NamedRecipe, dataset: Dataset | None, **settings: Any) -> Recipe:
+    """A named recipe on the dataset of a study."""
+    recipe = named.recipe(study.dataset, **settings)
+    return on_whole_dataset(recipe, dataset) if study.is_whole else recipe
 
 
 def _refuse_another_training(name: str, named: NamedRecipe, recipe: Recipe) -> None:
