@@ -144,7 +144,11 @@ def train(
 
     names = [field.name for field in fields(Recipe) if field.name not in ("loss", *DERIVED_FIELDS)]
     recipe = {field: options.pop(field, None) for field in names}
-    recipe |= dict(_recipe_field(text, recipe) for text in set_ or ())
+    for text in set_ or ():
+        field, value = _recipe_field(text, recipe)
+        if recipe[field] is not None:
+            raise typer.BadParameter(f"{field} is given twice, by --set and before; leave one of them out.")
+        recipe[field] = value
     refuse_wrong_types(recipe)
     named = options["named_recipe"]
     if named is not None:

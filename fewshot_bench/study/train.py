@@ -130,6 +130,7 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         """Raise StudyError for an impossible value."""
         checkpoint_file(self.name)
+        Recipe(seed=self.recipe.get("seed") or 0)  # which initialises the backbone before there is a recipe
         if self.name.endswith(LAST):
             raise StudyError(f"names that end with {LAST} are those of last epochs; choose another than {self.name}.")
         if self.backbone is not None and "," in self.backbone:

@@ -111,6 +111,9 @@ def test_a_recipe_of_ones_own_is_trained_with_any_field_changed(capsys: pytest.C
     assert "a recipe has no field 'teacher_weights'" in " ".join(capsys.readouterr().err.split())
     assert exit_code([*train, "--set", "momentum=a lot"]) == 2
     assert "momentum of a training on the base split should be a number" in capsys.readouterr().err
+    for twice in (["--set", "epochs=2"], ["--set", "momentum=0.5", "--set", "momentum=0.6"]):
+        assert exit_code([*train, *twice]) == 2
+        assert "is given twice" in " ".join(capsys.readouterr().err.split())
     run = ["run", "--recipe", "./mine.toml", "--dataset", "tiny", "--query", "5", "--episodes", "20", "--runs", "1"]
     assert exit_code(run) == 0
     assert set(pd.read_csv("results/leaderboard.csv")["method"]) == {"conv4_32/mine/ridge"}
