@@ -370,7 +370,9 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
             if name not in values and cls.model_fields[name].alias not in values:
                 values = {**values, name: getattr(own_recipe, name)}
         if values.get("adaptations") is None:
-            own = named.hyper_parameters(dataset)
+            settings = values.get("base_settings")
+            changed = named.recipe(dataset, **settings) if isinstance(settings, dict) else None
+            own = named.hyper_parameters(dataset, changed)
             values = {**values, "adaptations": (named.evaluation.adaptation,)}
             values["hyper_parameters"] = own | (values.get("hyper_parameters") or {})
         return values

@@ -114,7 +114,7 @@ def validation_head(named: NamedRecipe | None, dataset: str, recipe: Recipe) -> 
         UnknownNameError: the recipe's adaptation is not known.
         StudyError: it refuses its hyper-parameters.
     """
-    own = {} if named is None else named.hyper_parameters(dataset)
+    own = {} if named is None else named.hyper_parameters(dataset, recipe)
     head: Adaptation = _CENTROID
     if named is not None:
         head = planned_adaptations(Study(adaptations=(named.evaluation.adaptation,), hyper_parameters=own))[0]

@@ -35,6 +35,13 @@ _VIEWS_PER_HOUR = {
 """Forward and backward on one free CPU core in float32, roughly: measured for Conv4, by operations for the others."""
 
 
+_SHARED = {
+    "matching": {"scale": "head_scale"}, "ridge": {"penalty": "head_penalty"}, "svm": {"C": "head_penalty"},
+    "maml": {"steps": "inner_steps"},
+}  # fmt: skip
+"""Hyper-parameters of adaptations that a training has too, under these names."""
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -117,9 +124,19 @@ class NamedRecipe(_Table):
         hours = "" if rate is None else f", about {_rounded(views / rate)} hours of a CPU core"
         return f"on cifar-fs {_rounded(views / 1e6)} million views{hours}"
 
-    def hyper_parameters(self, dataset: str) -> dict[str, Any]:
-        """Hyper-parameters of its adaptation on a dataset."""
-        return self.evaluation.hyper_parameters | self._on(dataset).hyper_parameters
+    def hyper_parameters(self, dataset: str, trained: Recipe | None = None) -> dict[str, Any]:
+        """Hyper-parameters of its adaptation on a dataset.
+
+        Args:
+            dataset: name of the dataset.
+            trained: how the network was trained, where fields were changed; those that the adaptation has as they are
+                in the recipe change there too, such as the penalty of ridge regression.
+        """
+        own, recipe = self.evaluation.hyper_parameters | self._on(dataset).hyper_parameters, self.recipe(dataset)
+        for name, field in _SHARED.get(self.evaluation.adaptation, {}).items():
+            if trained is not None and name in own and own[name] == getattr(recipe, field):
+                own[name] = getattr(trained, field)
+        return own
 
     def _training(self, dataset: str) -> dict[str, Any]:
         return self.training | self._on(dataset).training

@@ -19,6 +19,7 @@ from fewshot_bench.study import TrainingPlan, read_checkpoint, train_backbone
 from fewshot_bench.study.checkpoints import finished_names
 from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.study import Study
+from fewshot_bench.study.validation import validation_head
 from fewshot_bench.training import named_recipes
 from fewshot_bench.training.named_recipes import named_recipe, recipe_entries, recipe_names
 
@@ -343,3 +344,26 @@ def test_a_file_with_a_wrong_value_is_refused_in_a_sentence_that_names_it(
     path.write_text(f'description = "d"\nsource = "s"\nbackbone = "conv4_32"\n[training]\n{line}\n', encoding="utf-8")
     with pytest.raises(StudyError, match=message):
         named_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "setting", "value"),
+    [
+        ("matching-conv4", {"head_scale": 10.0}, "scale", 10.0),
+        ("ridge-conv4", {"head_penalty": 3.0}, "penalty", 3.0),
+        ("svm-resnet12", {"head_penalty": 3.0}, "C", 3.0),
+        ("meta-sgd-conv4", {"inner_steps": 2}, "steps", 2),
+        ("maml-conv4", {"inner_steps": 2}, "steps", 10),  # which are not those of the training in the recipe
+        ("maml-conv4", {"inner_statistics": "support"}, "statistics", "support"),
+    ],
+)
+def test_what_a_head_shares_with_its_training_follows_it(
+    name: str, changes: dict[str, Any], setting: str, value: object
+) -> None:
+    named = named_recipe(name)
+    head = validation_head(named, "cifar-fs", named.recipe("cifar-fs", **changes))
+    assert getattr(head, setting) == value
+    study = Study(dataset="cifar-fs", recipe=name, base_settings=changes)
+    if setting != "statistics":  # taken when the network is known
+        assert study.hyper_parameters[setting] == value
+    assert Study(dataset="cifar-fs", recipe=name).hyper_parameters == named.hyper_parameters("cifar-fs")
