@@ -87,13 +87,21 @@ def without_folders(text: str) -> str:
 
     >>> without_folders("--weights=/home/me/mine.safetensors"), without_folders("s3://bucket/results")
     ('--weights=mine.safetensors', 'results')
+    >>> without_folders("rfs-conv4,/home/me/mine.toml")
+    'rfs-conv4,mine.toml'
     """
     if found := _URL.search(text):
         url = urlsplit(found[0])
         return text[: found.start()] + (PurePosixPath(url.path).name or f"{url.scheme}://")
-    option, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
-    is_absolute = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~")
-    return f"{option}{equals}{PureWindowsPath(value).name or value}" if is_absolute else text
+    has_option = "=" in text and not _is_absolute(text)
+    option, equals, value = text.partition("=") if has_option else ("", "", text)
+    several = [value] if _is_absolute(value) else value.split(",")  # such as recipes, by name and by file
+    names = [PureWindowsPath(each).name or each if _is_absolute(each) else each for each in several]
+    return f"{option}{equals}{','.join(names)}"
+
+
+def _is_absolute(path: str) -> bool:
+    return PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute() or path.startswith("~")
 
 
 def study_record(study: Study) -> dict[str, Any]:
