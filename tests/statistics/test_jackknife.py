@@ -48,7 +48,9 @@ def test_a_value_at_its_bound_keeps_an_interval():
     assert (low < 0.9, high) == (True, 1.0)
 
 
-@pytest.mark.parametrize(("value", "replicates"), [(1.0, [1.0, 2.0]), (1.0, [1.0, math.nan, 2.0]), (math.nan, [1.0] * 3)])
+@pytest.mark.parametrize(
+    ("value", "replicates"), [(1.0, [1.0, 2.0]), (1.0, [1.0, math.nan, 2.0]), (math.nan, [1.0] * 3)]
+)
 def test_what_cannot_be_known_has_no_interval(value, replicates):
     assert all(map(math.isnan, jackknife_interval(value, replicates, [1] * len(replicates))))
 
