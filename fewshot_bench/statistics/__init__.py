@@ -46,6 +46,7 @@ from fewshot_bench.statistics.power import (
     sd_of_difference,
     unpaired_episodes_needed,
 )
+from fewshot_bench.statistics.rank_correlation import RankCorrelation, rank_correlation
 from fewshot_bench.statistics.sign_flip import sign_flip_p
 from fewshot_bench.statistics.trainings import (
     TrainingDifference,
@@ -80,6 +81,7 @@ __all__ = [
     "PairedComparison",
     "PairedTest",
     "Pilot",
+    "RankCorrelation",
     "Summary",
     "TrainingDifference",
     "TrainingSpread",
@@ -114,6 +116,7 @@ __all__ = [
     "pairs_with_gaps",
     "pilot",
     "plausible_sd_range",
+    "rank_correlation",
     "read_letters",
     "sd_of_difference",
     "sign_flip_p",
