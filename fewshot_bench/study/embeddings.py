@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -134,24 +133,23 @@ def measured(
     """Measure networks that are loaded already; see `measure_networks`."""
     device = chosen_device(plan.device)
     shown = plan.has_thumbnails and plan.layout is not None and may_be_shown(dataset)
+    how: dict[str, Any] = {"intervals": plan.has_intervals, "seed": plan.seed}
     embedded: list[NDArray[np.float32]] = []
+    found: list[tuple[measures.Measured, ...]] = []
     cards: list[EmbeddingCard] = []
     for network in networks:
-        embeddings = embed(split, network.backbone, device=device, progress=progress)
-        embedded.append(embeddings)
+        embedded.append(embed(split, network.backbone, device=device, progress=progress))
         with progress.step(f"measuring {network.name}", 1) as step:
-            cards.append(_card(network, split, embeddings, plan, shown))
+            found.append(measures.measure(embedded[-1], split.labels, **how))
+            cards.append(_card(network, split, embedded[-1], found[-1], plan, shown))
             step.advance()
     pairs = []
-    for first, second in combinations(range(len(networks)), 2):
-        if first > 0:  # the first is what the others are compared with
-            break
-        with progress.step(f"comparing {networks[second].name}", 1) as step:
-            found = measures.compare(
-                embedded[first], embedded[second], split.labels, intervals=plan.has_intervals, seed=plan.seed
-            )
+    for number in range(1, len(networks)):
+        with progress.step(f"comparing {networks[number].name} with {networks[0].name}", 1) as step:
+            sides, known = (embedded[number], embedded[0]), (found[number], found[0])
+            differences = measures.compare(*sides, split.labels, measured=known, **how)
             step.advance()
-        pairs.append(PairCard(a=cards[first].network, b=cards[second].network, measures=_measures(found)))
+        pairs.append(PairCard(a=cards[0].network, b=cards[number].network, measures=_measures(differences)))
     return cards, pairs
 
 
@@ -209,18 +207,27 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _card(
-    network: NamedNetwork, split: ImageSplit, embeddings: NDArray[np.float32], plan: EmbeddingPlan, shown: bool
+    network: NamedNetwork,
+    split: ImageSplit,
+    embeddings: NDArray[np.float32],
+    found: Iterable[measures.Measured],
+    plan: EmbeddingPlan,
+    shown: bool,
 ) -> EmbeddingCard:
-    found = measures.measure(embeddings, split.labels, intervals=plan.has_intervals, seed=plan.seed)
     layout = None if plan.layout is None else _layout(split, embeddings, plan.layout, plan.seed)
+    numbers = [split.class_names.index(name) for name in plan.classes]
     return EmbeddingCard(
         network=network_card(network, split),
         images=len(split),
         classes=len(split.class_names),
         seed=plan.seed,
         measures=_measures(found),
-        similarities=_similarities(embeddings, split.labels),
-        two_classes=_of_two_classes(split, embeddings, plan.classes),
+        similarities=_similarities(measures.similarity_histograms(embeddings, split.labels)),
+        two_classes=_similarities(
+            measures.similarity_histograms(embeddings, split.labels, classes=numbers), plan.classes
+        )
+        if numbers
+        else None,
         layout=layout,
         thumbnails=thumbnails(split, layout.images) if layout is not None and shown else None,
         versions=installed_versions(),
@@ -232,6 +239,7 @@ def _measures(found: Iterable[measures.Measured]) -> tuple[Measure, ...]:
     return tuple(
         Measure(
             name=each.name,
+            title=measures.MEASURES[each.name].title,
             variant=each.variant,
             **{end: _finite(getattr(each, end)) for end in ("value", "low", "high")},
         )
@@ -243,10 +251,7 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _similarities(
-    embeddings: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...] = ()
-) -> Similarities:
-    found = measures.similarity_histograms(embeddings, labels)
+def _similarities(found: measures.SimilarityHistograms, classes: tuple[str, ...] = ()) -> Similarities:
     edges, same, different = fewer_bins(found.edges, found.same, found.different)
     return Similarities(
         edges=tuple(round(float(edge), 6) for edge in edges),
@@ -266,16 +271,6 @@ def fewer_bins(
     if rest or together < 2:
         return edges, same, different
     return edges[::together], same.reshape(-1, together).sum(axis=1), different.reshape(-1, together).sum(axis=1)
-
-
-def _of_two_classes(
-    split: ImageSplit, embeddings: NDArray[np.float32], classes: tuple[str, ...]
-) -> Similarities | None:
-    if not classes:
-        return None
-    numbers = [split.class_names.index(name) for name in classes]
-    rows = np.concatenate([np.arange(*split.offsets[number : number + 2]) for number in numbers])
-    return _similarities(embeddings[rows], split.labels[rows], classes)
 
 
 def _layout(split: ImageSplit, embeddings: NDArray[np.float32], projection: ProjectionName, seed: int) -> Layout:

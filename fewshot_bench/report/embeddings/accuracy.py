@@ -19,7 +19,7 @@ from fewshot_bench._io.text import guarded, printable
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.report.embeddings.cards import FOLDER, EmbeddingCard, card_of_cell, stored_cards
-from fewshot_bench.report.embeddings.output import by_title, titles
+from fewshot_bench.report.embeddings.output import by_label, labels
 from fewshot_bench.report.leaderboard_output import new_table, print_table
 from fewshot_bench.report.paper_figures import drawing, save_picture
 from fewshot_bench.statistics import RankCorrelation, rank_correlation
@@ -27,6 +27,7 @@ from fewshot_bench.statistics import RankCorrelation, rank_correlation
 CORRELATIONS_FILE, POINTS_FILE, PICTURE = "correlations.csv", "accuracies.csv", "correlations"
 LEAST_NETWORKS = 4
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#6d737b"
+_KINDS = (("networks", "over_networks", _BLUE, -0.16, 3.0), ("trainings", "over_trainings", _ORANGE, 0.16, 1.5))
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def correlate_with_accuracy(results: Location, store: OutcomeStore, *, seed: int
             f"{most} networks have both an embedding card and outcomes of the same task in {results}; a correlation "
             f"needs {LEAST_NETWORKS} or more. Measure more of them: fewshot-bench embeddings NETWORK ..."
         )
-    names = titles(cards)
+    names = labels(cards)
     correlations = [_correlation(task, name, found, seed) for task, found in large.items() for name in names]
     kept = [point for found in large.values() for point in found]
     return Correlations(kept, [each for each in correlations if each.over_networks.pairs >= LEAST_NETWORKS])
@@ -122,17 +123,14 @@ def _point(store: OutcomeStore, cell: Cell, card: EmbeddingCard) -> NetworkAccur
         "preprocessing": card.network.preprocessing,
     }
     adaptation = settings.get("adaptation")
-    words = (
-        ",".join(f"{name}={value}" for name, value in sorted(adaptation.items()))
-        if isinstance(adaptation, dict)
-        else ""
-    )
+    chosen = adaptation.items() if isinstance(adaptation, dict) else ()
+    words = ",".join(f"{name}={value}" for name, value in sorted(chosen))
     return NetworkAccuracy(
         f"{cell.protocol.task} {cell.method.adaptation}" + (f" ({words})" if words else ""),
         card.network.name,
         json.dumps(training, sort_keys=True),
         100 * float(accuracy),
-        {name: each.value for name, each in by_title(card.measures).items() if each.value is not None},
+        {name: each.value for name, each in by_label(card.measures).items() if each.value is not None},
         card.network.weights,
         cell.method.name,
     )
@@ -240,20 +238,14 @@ def draw_correlations(found: Correlations, stem: Location) -> list[Location]:
         for axes, task in zip(panels, tasks, strict=True):
             axes.axvline(0, color=_GREY, linewidth=1, zorder=0)
             of_task = {each.measure: each for each in found.found if each.task == task}
-            kinds = (
-                ("networks", "over_networks", _BLUE, -0.16, 3),
-                ("trainings", "over_trainings", _ORANGE, 0.16, 1.5),
-            )
-            for label, kind, colour, shift, width in kinds:
-                rows = [
-                    (number, getattr(of_task[name], kind)) for number, name in enumerate(measures) if name in of_task
-                ]
-                rows = [(number, row) for number, row in rows if row.rho == row.rho]
-                lines = [(number + shift, row.low, row.high) for number, row in rows if row.low == row.low]
+            for label, kind, colour, shift, width in _KINDS:
+                rows = [(n + shift, getattr(of_task[name], kind)) for n, name in enumerate(measures) if name in of_task]
+                rows = [(place, row) for place, row in rows if row.rho == row.rho]
+                lines = [(place, row.low, row.high) for place, row in rows if row.low == row.low]
                 if lines:
                     axes.hlines(*zip(*lines, strict=True), color=colour, linewidth=width)
-                places = [number + shift for number, _ in rows]
-                axes.plot([row.rho for _, row in rows], places, "o", color=colour, markersize=4, label=label)
+                points = [row.rho for _, row in rows], [place for place, _ in rows]
+                axes.plot(*points, "o", color=colour, markersize=4, label=label)
             axes.set_xlim(-1.05, 1.05)
             axes.set_title("\n".join(textwrap.wrap(task, 44)), fontsize=9)
             axes.grid(axis="x", color="0.92")

@@ -39,7 +39,8 @@ from fewshot_bench.outcomes.schema import (
 FORMAT = 1
 FOLDER = "embeddings"
 MEASURES_FILE, DIFFERENCES_FILE = "measures.csv", "differences.csv"
-ISOTROPY = "isotropy"
+ISOTROPY = ("isotropy_score", "raw")
+"""Name and variant of the measure in Table 4 of the paper."""
 _CARD, _PAIR = "card-", "pair-"
 _LARGEST = 8_000_000  # bytes of a file
 _MOST_MEASURES, _MOST_BINS, _MOST_POINTS, _LARGEST_SIDE = 500, 5000, 20_000, 64
@@ -63,23 +64,25 @@ class Measure(_Stored):
     """A number about embeddings, or about how two networks differ in it.
 
     Attributes:
-        name: such as "isotropy".
-        variant: of the embeddings, such as "centred"; empty where there is one only.
+        name: such as "isotropy_score".
+        title: the name as people read it.
+        variant: of the embeddings, such as "centred".
         value: the number; None where it does not exist, such as for one class.
         low: lower end of its 95% interval over classes; None without one.
         high: upper end.
     """
 
     name: Name
+    title: Name
     variant: Annotated[str, Strict(), Field(max_length=400)] = ""
     value: Number | None = None
     low: Number | None = None
     high: Number | None = None
 
     @property
-    def title(self) -> str:
-        """Name and variant."""
-        return f"{self.name}, {self.variant}" if self.variant else self.name
+    def label(self) -> str:
+        """Title and variant."""
+        return f"{self.title}, {self.variant}" if self.variant else self.title
 
 
 class Similarities(_Stored):
@@ -259,7 +262,7 @@ class EmbeddingCard(_Stored):
     @property
     def isotropy(self) -> float | None:
         """The isotropy score of the embeddings as they are, as Table 4 of the paper has it; None if not measured."""
-        found = [measure.value for measure in self.measures if measure.name == ISOTROPY]
+        found = [measure.value for measure in self.measures if (measure.name, measure.variant) == ISOTROPY]
         return found[0] if found else None
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fewshot_bench._io.text import printable
-from fewshot_bench.report.embeddings.cards import ISOTROPY, EmbeddingCard, Measure, NetworkCard, PairCard
+from fewshot_bench.report.embeddings.cards import EmbeddingCard, Measure, NetworkCard, PairCard
 from fewshot_bench.report.leaderboard_output import new_table, print_table
 from fewshot_bench.report.published import PublishedMetric, published_metrics
 
@@ -19,7 +19,7 @@ _MOST_COLUMNS = 4
 def measure_text(measure: Measure | None) -> str:
     """A value with its interval; "-" where it does not exist.
 
-    >>> measure_text(Measure(name="isotropy", value=0.4267, low=0.4, high=0.452))
+    >>> measure_text(Measure(name="isoscore", title="IsoScore", value=0.4267, low=0.4, high=0.452))
     '0.427 [0.400, 0.452]'
     """
     if measure is None or measure.value is None:
@@ -37,14 +37,14 @@ def number_text(value: float) -> str:
     return f"{value:.2e}" if size < 1e-3 or size >= 1e5 else f"{value:.3f}" if size < 100 else f"{value:.1f}"
 
 
-def by_title(measures: Sequence[Measure]) -> dict[str, Measure]:
+def by_label(measures: Sequence[Measure]) -> dict[str, Measure]:
     """Measures by name and variant."""
-    return {measure.title: measure for measure in measures}
+    return {measure.label: measure for measure in measures}
 
 
-def titles(cards: Sequence[EmbeddingCard]) -> list[str]:
+def labels(cards: Sequence[EmbeddingCard]) -> list[str]:
     """The names and variants that cards have, in their order."""
-    return list(dict.fromkeys(measure.title for card in cards for measure in card.measures))
+    return list(dict.fromkeys(measure.label for card in cards for measure in card.measures))
 
 
 def print_cards(cards: Sequence[EmbeddingCard], pairs: Sequence[PairCard], console: Console) -> None:
@@ -55,14 +55,14 @@ def print_cards(cards: Sequence[EmbeddingCard], pairs: Sequence[PairCard], conso
     for start in range(0, len(cards), _MOST_COLUMNS):
         some = cards[start : start + _MOST_COLUMNS]
         table = new_table("measure", *(printable(card.network.name) for card in some))
-        found = [by_title(card.measures) for card in some]
-        for name in titles(some):
+        found = [by_label(card.measures) for card in some]
+        for name in labels(some):
             table.add_row(Text(printable(name)), *(Text(measure_text(column.get(name))) for column in found))
         print_table(console, title, table)
     for pair in pairs:
         table = new_table("measure", "difference" if not interval else "difference [95% interval]")
         for measure in pair.measures:
-            table.add_row(Text(printable(measure.title)), Text(measure_text(measure)))
+            table.add_row(Text(printable(measure.label)), Text(measure_text(measure)))
         print_table(console, f"{printable(pair.b.name)} minus {printable(pair.a.name)}, on the same images", table)
     published = isotropy_of_papers(first.network.dataset)
     if published:
@@ -75,7 +75,7 @@ def print_cards(cards: Sequence[EmbeddingCard], pairs: Sequence[PairCard], conso
 
 def isotropy_of_papers(dataset: str | None = None) -> list[PublishedMetric]:
     """The isotropy scores that papers print, of one dataset or of all."""
-    return [row for row in published_metrics(ISOTROPY) if dataset in (None, row.dataset)]
+    return [row for row in published_metrics("isotropy") if dataset in (None, row.dataset)]
 
 
 def cards_record(cards: Sequence[EmbeddingCard], pairs: Sequence[PairCard]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def draw_cards(cards: Sequence[EmbeddingCard], folder: Location) -> list[Locatio
 
 def draw_similarities(panels: Sequence[SimilarityFigure], stem: Location) -> list[Location]:
     """Draw histograms of cosine similarities side by side on the same axes, as Figure 3 of the paper."""
-    low, high = (limit(ends) for limit, ends in zip((min, max), zip(*(p.shown_range for p in panels), strict=True)))
+    ranges = [panel.shown_range for panel in panels]
+    low, high = min(start for start, _ in ranges), max(end for _, end in ranges)
     with drawing(_PANEL[0] * len(panels), _PANEL[1]) as canvas:
         row = canvas.subplots(1, len(panels), squeeze=False, sharey=True, sharex=True)[0]
         for axes, panel in zip(row, panels, strict=True):
