@@ -79,7 +79,7 @@ def embeddings(
     whose = split_name(split)
     refuse_misspelt_networks(dataset, networks)
     from fewshot_bench.cli.progress_bars import ProgressBars
-    from fewshot_bench.report.embeddings import cards_record, print_cards
+    from fewshot_bench.report.embeddings.output import cards_record, print_cards
     from fewshot_bench.study.embeddings import EmbeddingPlan, measure_networks  # after the names have been checked
 
     settings: dict[str, Any] = {

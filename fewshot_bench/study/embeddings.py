@@ -25,7 +25,7 @@ from fewshot_bench.embeddings.projections import ProjectionName, chosen_images, 
 from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.progress import SILENT, Progress
-from fewshot_bench.report.embeddings import (
+from fewshot_bench.report.embeddings.cards import (
     EmbeddingCard,
     Layout,
     Measure,
