@@ -36,7 +36,7 @@ from fewshot_bench.outcomes.schema import (
     read_mapping,
 )
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 FOLDER = "embeddings"
 MEASURES_FILE, DIFFERENCES_FILE = "measures.csv", "differences.csv"
 ISOTROPY = ("isotropy_score", "raw")
