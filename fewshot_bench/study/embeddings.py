@@ -39,8 +39,8 @@ from fewshot_bench.study.admission import admit_checkpoints, admit_fields
 from fewshot_bench.study.base_stage import initialised_backbone, stage_name
 from fewshot_bench.study.checkpoints import read_checkpoint
 
-SHOWN_BINS = 200
-"""Bins of a stored histogram, from -1 to 1."""
+SHOWN_BINS = 100
+"""Least bins of a stored histogram, where its range has as many."""
 _LARGEST_TILE, _TILES_PER_ROW, _DECIMALS = 32, 40, 3
 
 
@@ -252,7 +252,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _similarities(found: measures.SimilarityHistograms, classes: tuple[str, ...] = ()) -> Similarities:
-    edges, same, different = fewer_bins(found.edges, found.same, found.different)
+    edges, same, different = shown_bins(found.edges, found.same, found.different)
     return Similarities(
         edges=tuple(round(float(edge), 6) for edge in edges),
         same=tuple(int(count) for count in same),
@@ -263,14 +263,23 @@ def _similarities(found: measures.SimilarityHistograms, classes: tuple[str, ...]
     )
 
 
-def fewer_bins(
+def shown_bins(
     edges: NDArray[np.float64], same: NDArray[np.int64], different: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Bins joined to `SHOWN_BINS` where that divides their number, for a picture; all counts stay."""
-    together, rest = divmod(len(same), SHOWN_BINS)
-    if rest or together < 2:
-        return edges, same, different
-    return edges[::together], same.reshape(-1, together).sum(axis=1), different.reshape(-1, together).sum(axis=1)
+    """The bins of a picture: those that hold pairs, joined while that leaves `SHOWN_BINS` or more; all counts stay.
+
+    >>> edges, same, different = shown_bins(np.linspace(-1, 1, 10_001), np.ones(10_000, int), np.ones(10_000, int))
+    >>> len(same), int(same.sum())
+    (100, 10000)
+    """
+    filled = np.flatnonzero(same + different)
+    first, last = int(filled[0]), int(filled[-1]) + 1
+    together = max(1, (last - first) // SHOWN_BINS)
+    last = min(first + math.ceil((last - first) / together) * together, len(same))
+    first = max(0, last - math.ceil((last - first) / together) * together)
+    starts = np.arange(first, last, together)
+    joined = [np.add.reduceat(counts[:last], starts) for counts in (same, different)]
+    return np.append(edges[starts], edges[last]), joined[0], joined[1]
 
 
 def _layout(split: ImageSplit, embeddings: NDArray[np.float32], projection: ProjectionName, seed: int) -> Layout:

@@ -14,12 +14,12 @@ _LAYOUTS = {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityFigure(FigureData):
-    """Two histograms, each of which sums to 1.
+    """Two histograms, each with an area of 1, since the bins of two networks need not be equally wide.
 
     Attributes:
         edges: of the bins, [B + 1].
-        same: share of the pairs of one class in each bin, [B].
-        different: share of the pairs of two classes, [B].
+        same: density of the pairs of one class in each bin, [B].
+        different: density of the pairs of two classes, [B].
     """
 
     edges: Sequence[float]
@@ -32,10 +32,9 @@ class SimilarityFigure(FigureData):
         return [(low + high) / 2 for low, high in zip(self.edges, self.edges[1:], strict=False)]
 
     @property
-    def shown_range(self) -> tuple[float, float]:
-        """The bins that hold pairs, from the first to the last."""
-        filled = [number for number, pair in enumerate(zip(self.same, self.different, strict=True)) if any(pair)]
-        return (self.edges[filled[0]], self.edges[filled[-1] + 1]) if filled else (self.edges[0], self.edges[-1])
+    def widths(self) -> list[float]:
+        """Of the bins."""
+        return [high - low for low, high in zip(self.edges, self.edges[1:], strict=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +69,14 @@ def similarity_figure(card: EmbeddingCard, similarities: Similarities | None = N
         note=f"{card.network.images_title}, {pairs}, {auc}",
         label=("cosine similarity of two images",),
         edges=found.edges,
-        same=_shares(found.same),
-        different=_shares(found.different),
+        same=_densities(found.same, found.edges),
+        different=_densities(found.different, found.edges),
     )
 
 
-def _shares(counts: Sequence[int]) -> list[float]:
-    total = sum(counts)
-    return [count / total if total else 0.0 for count in counts]
+def _densities(counts: Sequence[int], edges: Sequence[float]) -> list[float]:
+    total = max(1, sum(counts))
+    return [count / total / (edges[place + 1] - edges[place]) for place, count in enumerate(counts)]
 
 
 def layout_figure(card: EmbeddingCard) -> LayoutFigure | None:

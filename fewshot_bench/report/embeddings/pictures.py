@@ -21,7 +21,7 @@ from fewshot_bench.report.paper_figures import drawing, file_name, save_picture
 _BLUE, _ORANGE = "#0072b2", "#d55e00"
 _PANEL = (4.6, 3.4)  # inches
 _SQUARE = 4.6
-_LETTERS = 52
+_LETTERS = 60
 _MARKERS = "osD^v"
 _MOST_SIDE_BY_SIDE = 4
 
@@ -56,16 +56,15 @@ def draw_cards(cards: Sequence[EmbeddingCard], folder: Location) -> list[Locatio
 
 def draw_similarities(panels: Sequence[SimilarityFigure], stem: Location) -> list[Location]:
     """Draw histograms of cosine similarities side by side on the same axes, as Figure 3 of the paper."""
-    ranges = [panel.shown_range for panel in panels]
-    low, high = min(start for start, _ in ranges), max(end for _, end in ranges)
+    low, high = min(panel.edges[0] for panel in panels), max(panel.edges[-1] for panel in panels)
     with drawing(_PANEL[0] * len(panels), _PANEL[1]) as canvas:
         row = canvas.subplots(1, len(panels), squeeze=False, sharey=True, sharex=True)[0]
         for axes, panel in zip(row, panels, strict=True):
-            for shares, colour, name in ((panel.same, _BLUE, SAME), (panel.different, _ORANGE, DIFFERENT)):
-                axes.stairs(shares, panel.edges, fill=True, color=colour, alpha=0.5, label=name)
+            for densities, colour, name in ((panel.same, _BLUE, SAME), (panel.different, _ORANGE, DIFFERENT)):
+                axes.stairs(densities, panel.edges, fill=True, color=colour, alpha=0.5, label=name)
             _finish(axes, panel)
         row[0].set_xlim(low, high)
-        row[0].set_ylabel("share of the pairs")
+        row[0].set_ylabel("density of pairs")
         row[0].legend(frameon=False, fontsize=9)
         canvas.supxlabel(" ".join(panels[0].label), fontsize=10)
         return save_picture(canvas, stem)

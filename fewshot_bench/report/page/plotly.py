@@ -309,27 +309,26 @@ def matrix_plot(figure: MatrixFigure) -> PlotlyFigure:
 
 def similarities_plot(figure: SimilarityFigure, beside: Sequence[SimilarityFigure]) -> PlotlyFigure:
     """Two histograms of cosine similarities; all figures that may stand beside each other have the same axes."""
-    ranges = [other.shown_range for other in (figure, *beside)]
-    highest = max(max((*other.same, *other.different), default=0.0) for other in (figure, *beside))
-    width = figure.edges[1] - figure.edges[0]
+    every = (figure, *beside)
+    highest = max(max((*other.same, *other.different), default=0.0) for other in every)
     traces = [
         {
             "type": "bar",
             "name": name,
-            "x": _rounded(figure.centres, 4),
-            "y": _rounded(shares, 6),
-            "width": round(width, 6),
+            "x": _rounded(figure.centres, 5),
+            "y": _rounded(densities, 4),
+            "width": _rounded(figure.widths, 5),
             "marker": {"color": colour, "opacity": 0.55, "line": {"width": 0}},
-            "hovertemplate": f"{name}<br>%{{x:.3f}}: %{{y:.2%}}<extra></extra>",
+            "hovertemplate": f"{name}<br>%{{x:.3f}}: density %{{y:.3g}}<extra></extra>",
         }
-        for name, colour, shares in ((SAME, _BLUE, figure.same), (DIFFERENT, _ORANGE, figure.different))
+        for name, colour, densities in ((SAME, _BLUE, figure.same), (DIFFERENT, _ORANGE, figure.different))
     ]
     return _plot(
         figure,
         traces,
         340,
-        {"range": [min(start for start, _ in ranges), max(end for _, end in ranges)]},
-        {"range": [0, 1.05 * highest], "tickformat": ".1%"},
+        {"range": [min(other.edges[0] for other in every), max(other.edges[-1] for other in every)]},
+        {"range": [0, 1.05 * highest], "title": {"text": "density"}},
         barmode="overlay",
         showlegend=True,
         margin={"l": 52, "r": 12, "t": 62, "b": 44},
