@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from fewshot_bench.report.page import write_page
 from fewshot_bench.report.page.embeddings import anchor_of, embedding_section
 
 pytestmark = pytest.mark.slow
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TWO = Similarities(edges=(0.0, 0.5, 1.0), same=(0, 4), different=(4, 0), auc=1.0, classes=("cat", "dog"))
 
 
@@ -119,3 +121,27 @@ def test_the_pictures_are_the_same_bytes_for_the_same_cards(tmp_path):
         for suffix in ("png", "svg")
     ]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; on Debian: apt-get install chromium")
+def test_a_browser_draws_both_networks_shows_thumbnails_and_opens_cards(results):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    key, complaints = network("deep").key, []
+    with playwright.sync_playwright() as library:
+        browser = library.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(f"{(results / 'report.html').as_uri()}#{anchor_of(key)}")
+        assert page.locator(f"#{anchor_of(key)}").get_attribute("open") is not None
+        page.locator("#left-layout").scroll_into_view_if_needed()
+        page.wait_for_selector("#left-layout .points path")
+        page.wait_for_selector("#right-layout .points path")
+        assert page.locator("#left-thumbnail").is_hidden()
+        page.locator("#left-layout .points path").first.hover(force=True)
+        page.wait_for_selector("#left-thumbnail", state="visible")
+        assert page.locator("#left-layout .hovertext").inner_text() == "cat"
+        page.select_option("#left", "1")
+        page.wait_for_function("document.querySelector('#left-layout .gtitle').textContent.startsWith('deep')")
+        browser.close()
+    assert complaints == []
