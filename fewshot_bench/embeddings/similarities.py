@@ -73,14 +73,13 @@ class Pairs:
     def __init__(self, split: EmbeddedClasses, *, bins: int = BINS) -> None:
         self._split, self._bins = split, bins
         norms = np.sqrt(np.einsum("id,id->i", split.rows, split.rows, dtype=np.float64))
-        self._rows = (split.rows / norms[:, None]).astype(np.float32)
+        self._rows = split.rows / norms[:, None].astype(np.float32)
         # Of all pairs, and of those with an image of each group: what is left without a group is the difference.
         self._counts = np.zeros((2, bins), dtype=np.int64)
         self._counts_of = np.zeros((split.groups, 2, bins), dtype=np.int64)
         self._potential, self._potential_of = 0.0, np.zeros(split.groups)
         self._count_all()
-        starts = split.class_starts
-        self._sums = np.add.reduceat(self._rows, starts, axis=0, dtype=np.float64)
+        self._sums = np.add.reduceat(self._rows, split.class_starts, axis=0, dtype=np.float64)
 
     def histograms(self) -> SimilarityHistograms:
         """Of all pairs."""

@@ -14,6 +14,9 @@ from fewshot_bench.embeddings.embedded_classes import EmbeddedClasses
 VARIANTS = ("raw", "centred", "l2", "cl2")
 """Embeddings as they are, minus their mean, L2-normalised, and minus their mean and then L2-normalised."""
 
+NO_VARIANCE = 1e-13
+"""Share of the second moment that rounding to single precision leaves of a variance that is not there."""
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -85,7 +88,7 @@ class Spectrum:
             found["isotropy_score", variant] = score
             found["rankme", variant] = rankme(eigenvalues)
             if variant != "centred":  # covariance is the same with and without the mean
-                ratio = participation_ratio(kept[variant].scatter)
+                ratio = participation_ratio(kept[variant])
                 found["participation_ratio", variant] = ratio
                 found["isoscore", variant] = (ratio - 1) / (len(mean) - 1) if len(mean) > 1 else math.nan
         return found
@@ -127,7 +130,14 @@ def rankme(eigenvalues: NDArray[np.float64]) -> float:
     return math.exp(-float((shares * np.log(shares)).sum()))
 
 
-def participation_ratio(scatter: NDArray[np.float64]) -> float:
-    """(sum of eigenvalues)^2 / sum of squared eigenvalues of a covariance, up to a factor, [D, D]; 1 to D."""
-    squares = float((scatter**2).sum())
-    return float(np.trace(scatter)) ** 2 / squares if squares else math.nan
+def participation_ratio(moments: Moments) -> float:
+    """(Sum of eigenvalues)^2 / sum of squared eigenvalues of the covariance: 1 to D, NaN without any variance.
+
+    IsoScore (Rudman et al., 2022) is this number on a scale from 0 to 1: its definition, from the distance of the
+    normalised eigenvalues to (1, ..., 1), simplifies to (participation ratio - 1) / (D - 1).
+    """
+    scatter = moments.scatter
+    variance = float(np.trace(scatter))
+    if variance <= NO_VARIANCE * float(np.trace(moments.second)):
+        return math.nan
+    return variance**2 / float(np.einsum("de,de->", scatter, scatter))
