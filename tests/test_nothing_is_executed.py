@@ -144,9 +144,11 @@ ADMITTING = {
     "admit_fields": {
         "fewshot_bench/study/admission.py", "fewshot_bench/study/run.py", "fewshot_bench/study/sweep.py",
         "fewshot_bench/study/train.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/study_options.py",
+        "fewshot_bench/study/embeddings.py",
     },
     "admit_checkpoints": {
         "fewshot_bench/study/admission.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/sweep.py",
+        "fewshot_bench/study/embeddings.py",
     },
     "admit_all": {"fewshot_bench/cli/study_options.py"},
     "run_study": {"fewshot_bench/study/sweep_run.py"},

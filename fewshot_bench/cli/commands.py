@@ -22,6 +22,7 @@ COMMANDS = {
     "status": "Show how far the studies of a results folder are.",
     "compare": "Compare methods on their common episodes by paired tests.",
     "leaderboard": "Summarise all stored outcomes in one table and a CSV file.",
+    "embeddings": "Measure the embeddings of networks: isotropy, similarities, geometry.",
     "power": "Say how many episodes are needed to find a difference.",
     "report": "Write one HTML page that shows all stored outcomes.",
     "audit": "Check whether stored results can be believed.",

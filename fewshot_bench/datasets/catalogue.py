@@ -119,6 +119,19 @@ def is_named(name: str) -> bool:
     return name in DATASETS or is_stored(name)
 
 
+def may_be_shown(dataset: Dataset) -> bool:
+    """Whether its images may stand in a page that is passed on: those of glyphs, and a user's own.
+
+    The terms of benchmarks do not allow it or do not say so; those of a data set hub and of code are not known.
+    """
+    name = dataset.name
+    if name in DATASETS:
+        return bool(DATASETS[name].facts.get("is_built_in"))
+    if name.startswith(HUGGING_FACE_PREFIX) or dataset.place.startswith(HUGGING_FACE_PREFIX):
+        return False
+    return is_stored(name) or bool(dataset.place)
+
+
 def is_available(name: str) -> bool:
     """Whether `open_dataset` would succeed without an import."""
     return is_stored(name) or (name in DATASETS and bool(DATASETS[name].facts.get("is_built_in")))

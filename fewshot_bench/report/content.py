@@ -18,6 +18,7 @@ from fewshot_bench._io.locations import Location
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, marked
 from fewshot_bench.report.comparison import ClassDifferences, class_differences
 from fewshot_bench.report.comparisons import accuracies_by_dataset, size_text
+from fewshot_bench.report.embeddings.cards import EmbeddingCard, PairCard, card_of_cell, stored_cards
 from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, ONE_TRAINING
 from fewshot_bench.report.names import is_transductive, task_names
 from fewshot_bench.report.scores import TaskScores, data_intervals_of, over_trainings, stored_scores
@@ -170,6 +171,8 @@ class PageContent:
         rankings: one for each size of task that several datasets share.
         cells: whose run cards are shown, by the name of the method that the leaderboard uses.
         cells_left_out: cells that have no card on the page.
+        embedding_cards: of every network whose embeddings were measured.
+        embedding_pairs: how two of them differ.
     """
 
     frame: pd.DataFrame
@@ -178,6 +181,8 @@ class PageContent:
     rankings: Sequence[Ranking] = ()
     cells: Sequence[tuple[str, Cell]] = ()
     cells_left_out: int = 0
+    embedding_cards: Sequence[EmbeddingCard] = ()
+    embedding_pairs: Sequence[PairCard] = ()
 
     @property
     def correction(self) -> Correction:
@@ -325,13 +330,15 @@ def gather(store: OutcomeStore, frame: pd.DataFrame, results: Location) -> PageC
     Args:
         store: where the outcomes are.
         frame: the leaderboard of that store; rows that have no cell in it (published ones) need none.
-        results: the folder in which sweeps are looked for, RESULTS/sweeps/NAME/sweep.csv.
+        results: the folder in which sweeps are looked for, RESULTS/sweeps/NAME/sweep.csv, and embedding cards,
+            RESULTS/embeddings.
 
     Raises:
-        OutcomeError: a part is damaged.
+        OutcomeError: a part, a sweep or a card is damaged.
     """
     cells = {(cell.protocol.fingerprint, cell.method.fingerprint): cell for cell in store.cells()}
-    whole = completed(frame)
+    embedding_cards, embedding_pairs = stored_cards(results)
+    whole = with_embeddings(completed(frame), cells, embedding_cards)
     numbers = rows_by_protocol(whole)
     records = whole.to_dict("records")
     measured_rows = {
@@ -342,8 +349,31 @@ def gather(store: OutcomeStore, frame: pd.DataFrame, results: Location) -> PageC
     cards = _cards(protocols, cells)
     measured = sum(identity in cells for identity in identities(whole))
     return PageContent(
-        whole, protocols, stored_sweeps(results / "sweeps"), rankings(whole), cards, measured - len(cards)
+        whole,
+        protocols,
+        stored_sweeps(results / "sweeps"),
+        rankings(whole),
+        cards,
+        measured - len(cards),
+        embedding_cards,
+        embedding_pairs,
     )
+
+
+def with_embeddings(
+    frame: pd.DataFrame, cells: Mapping[Identity, Cell], cards: Sequence[EmbeddingCard]
+) -> pd.DataFrame:
+    """A completed leaderboard with the isotropy of each row's network and the key of its embedding card.
+
+    Args:
+        frame: the leaderboard.
+        cells: the measured cells.
+        cards: a row whose network, preprocessing or images are those of none has neither.
+    """
+    of_rows = [card_of_cell(cards, cells[identity]) if identity in cells else None for identity in identities(frame)]
+    scores = [None if card is None else card.isotropy for card in of_rows]
+    keys = ["" if card is None else card.network.key for card in of_rows]
+    return frame.assign(isotropy=pd.Series(scores, frame.index, dtype=float), embedding_card=keys)
 
 
 def quantiles_of(accuracies: Sequence[float] | np.ndarray) -> Quantiles:

@@ -52,7 +52,7 @@ def draw_figures(content: PageContent, folder: Location) -> list[Location]:
     """
     files: list[Location] = []
     for number, protocol in enumerate(content.protocols, 1):
-        name = f"{number}-{_file_name(protocol.name)}"
+        name = f"{number}-{file_name(protocol.name)}"
         rows = figures.forest(protocol, _MOST_ROWS)
         if not rows.why_empty:
             files += draw_forest(rows, folder / f"forest-{name}")
@@ -61,11 +61,11 @@ def draw_figures(content: PageContent, folder: Location) -> list[Location]:
             files += draw_distributions(boxes, folder / f"distributions-{name}")
     for number, ranking in enumerate(content.rankings, 1):
         ranks = figures.ranks(ranking, _LONGEST_RANKED)
-        files += draw_critical_difference(ranks, folder / f"ranks-{number}-{_file_name(ranking.name)}")
+        files += draw_critical_difference(ranks, folder / f"ranks-{number}-{file_name(ranking.name)}")
     for number, stored in enumerate(content.sweeps, 1):
         sweep = figures.sweep(stored.frame, stored.name)
         if not sweep.why_empty:
-            files += _draw_sweep(sweep, folder / f"sweep-{number}-{_file_name(stored.name)}")
+            files += _draw_sweep(sweep, folder / f"sweep-{number}-{file_name(stored.name)}")
     return files
 
 
@@ -126,7 +126,7 @@ def draw_distributions(figure: RowsFigure, stem: Location) -> list[Location]:
 @contextmanager
 def _rows_drawing(figure: RowsFigure) -> Iterator[Any]:
     """Axes with a row per method: names on the left, first on top, one label below, nothing else."""
-    with _drawing(8.4, 0.3 * len(figure.rows) + 1.3) as canvas:
+    with drawing(8.4, 0.3 * len(figure.rows) + 1.3) as canvas:
         axes = canvas.subplots()
         axes.set_yticks(range(len(figure.rows)), figure.labels)
         if figure.first_transductive:
@@ -150,7 +150,7 @@ def draw_critical_difference(figure: RanksFigure, stem: Location) -> list[Locati
     Raises:
         NoPictureError: Matplotlib or scikit-posthocs is not installed.
     """
-    with _drawing(10, 0.2 * len(figure.rows) + 1.8) as canvas:
+    with drawing(10, 0.2 * len(figure.rows) + 1.8) as canvas:
         try:
             from scikit_posthocs import critical_difference_diagram
         except ImportError as error:
@@ -191,7 +191,7 @@ def draw_sweep(frame: pd.DataFrame, title: str, stem: Location) -> list[Location
 
 def _draw_sweep(figure: SweepFigure, stem: Location) -> list[Location]:
     count = len(figure.shots)
-    with _drawing(_PANEL[0] * count + 1.3, _PANEL[1]) as canvas:
+    with drawing(_PANEL[0] * count + 1.3, _PANEL[1]) as canvas:
         panels = canvas.subplots(1, count, squeeze=False)[0]
         for shot, panel in zip(figure.shots, panels, strict=True):
             _draw_panel(panel, figure, [curve for curve in figure.curves if curve.shot == shot])
@@ -247,7 +247,7 @@ def _spread(figure: SweepFigure, values: Sequence[float], shift: float) -> list[
 
 
 @contextmanager
-def _drawing(width: float, height: float) -> Iterator[Any]:
+def drawing(width: float, height: float) -> Iterator[Any]:
     """A Matplotlib figure of so many inches that no setting of the user's changes.
 
     Raises:
@@ -280,6 +280,6 @@ def save_picture(figure: Any, stem: Location) -> list[Location]:
     return files
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
     """Letters, digits and dashes of a name, at most 60."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "unnamed"

@@ -47,6 +47,7 @@ from fewshot_bench.statistics.power import (
     sd_of_difference,
     unpaired_episodes_needed,
 )
+from fewshot_bench.statistics.rank_correlation import RankCorrelation, rank_correlation
 from fewshot_bench.statistics.sign_flip import sign_flip_p
 from fewshot_bench.statistics.trainings import (
     TrainingDifference,
@@ -81,6 +82,7 @@ __all__ = [
     "PairedComparison",
     "PairedTest",
     "Pilot",
+    "RankCorrelation",
     "Summary",
     "TrainingDifference",
     "TrainingSpread",
@@ -116,6 +118,7 @@ __all__ = [
     "pairs_with_gaps",
     "pilot",
     "plausible_sd_range",
+    "rank_correlation",
     "read_letters",
     "sd_of_difference",
     "sign_flip_p",

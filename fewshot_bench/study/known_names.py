@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import entry_points
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from fewshot_bench._io.locations import checkpoints_folder
 from fewshot_bench.datasets import check_name
-from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
+from fewshot_bench.errors import CodeNotTrustedError, StudyError, UnknownNameError
 from fewshot_bench.registry import what_to_type
 from fewshot_bench.study.study import Study
 from fewshot_bench.training.recipe import refuse_unknown_choices
@@ -98,6 +98,35 @@ def refuse_misspelt_training(dataset: str, backbone: str | None, loss: str | Non
     refuse_unknown_choices(settings)
 
 
+def refuse_misspelt_networks(dataset: str, networks: Iterable[str]) -> None:
+    """Refuse the names of a dataset, of backbones and of checkpoints that cannot exist, before heavy imports.
+
+    Raises:
+        UnknownNameError: a name is not known.
+    """
+    _refuse_misspelt_dataset(dataset)
+    for name in networks:
+        if name in finished_checkpoints():
+            if name in known_names("backbone"):
+                raise StudyError(
+                    f"{name} is a backbone and a checkpoint. Rename the file {checkpoints_folder() / name}.safetensors."
+                )
+            continue
+        try:
+            refuse_misspelt("backbone", name)
+        except UnknownNameError as error:
+            if name.startswith(_TIMM):
+                raise
+            known = [*known_names("backbone"), *finished_checkpoints()]
+            raise UnknownNameError("backbone or checkpoint", name, known) from error
+
+
+def finished_checkpoints() -> list[str]:
+    """The names of the networks that were trained under a name."""
+    stems = [path.stem for path in checkpoints_folder().glob("*.safetensors") if not path.name.startswith(".")]
+    return sorted(stem for stem in stems if not stem.endswith(".state"))
+
+
 def _refuse_misspelt_dataset(name: str) -> None:
     with suppress(CodeNotTrustedError):  # decided where the code would be imported
         check_name(name)
@@ -110,9 +139,7 @@ def _refuse_missing(checkpoint: str) -> None:
     folder = checkpoints_folder()
     if any((folder / f"{checkpoint}{end}").is_file() for end in (".safetensors", ".state.safetensors")):
         return
-    stems = [path.stem for path in folder.glob("*.safetensors") if not path.name.startswith(".")]
-    known = [stem for stem in stems if not stem.endswith(".state")]
-    raise UnknownNameError("checkpoint", checkpoint, known, "See: fewshot-bench train --help")
+    raise UnknownNameError("checkpoint", checkpoint, finished_checkpoints(), "See: fewshot-bench train --help")
 
 
 def known_names(kind: Kind) -> list[str]:

@@ -24,6 +24,7 @@ from fewshot_bench.report.content import PageContent, ProtocolResults, gather, r
 from fewshot_bench.report.findings import answer_lines, answers, main_finding
 from fewshot_bench.report.leaderboard import current_leaderboard
 from fewshot_bench.report.leaderboard_rows import MEASURED, ONE_TRAINING
+from fewshot_bench.report.page.embeddings import ANCHOR, EmbeddingSection, embedding_section
 from fewshot_bench.report.page.leaderboard_table import TABLE_ID, leaderboard_table
 from fewshot_bench.report.verdicts import correction_words, count_text
 from fewshot_bench.statistics import Correction
@@ -164,6 +165,7 @@ def page_html(content: PageContent, title: str) -> str:
         loader=PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     frame, fixed = content.frame, _fixed_sections(content)
+    embeddings = embedding_section(content.embedding_cards, content.embedding_pairs)
     plots = [
         {f"{section.anchor}-plot": section.draw(protocol) for section in SECTIONS if section.draw is not None}
         for protocol in content.protocols
@@ -173,7 +175,7 @@ def page_html(content: PageContent, title: str) -> str:
     scripts = [
         Script(table.library),
         Script(get_plotlyjs(), "text/plain", "plotly"),  # draw.js starts it when a figure comes near
-        Script(_figures_json(plots, fixed), "application/json", "figures"),
+        Script(_figures_json(plots, fixed, embeddings), "application/json", "figures"),
         Script(_own("draw.js")),
         Script(table.script, "module"),
     ]
@@ -190,6 +192,7 @@ def page_html(content: PageContent, title: str) -> str:
         sections=[
             ("leaderboard", "Leaderboard"),
             *((section.anchor, section.heading) for section in shown),
+            *([(ANCHOR, "Embeddings")] if embeddings else []),
             *([("run-cards", "Run cards")] if content.cells else []),
             ("definitions", "Definitions"),
         ],
@@ -203,6 +206,7 @@ def page_html(content: PageContent, title: str) -> str:
         plots=SECTIONS,
         correction=correction_words(content.correction),
         fixed_plots=fixed,
+        embeddings=embeddings,
         cards=[run_card(name, cell, tasks.get(cell.protocol.fingerprint)) for name, cell in content.cells],
         cards_left_out=content.cells_left_out,
         scripts=scripts,
@@ -255,10 +259,13 @@ def _own(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _figures_json(protocols: Sequence[Mapping[str, Any]], fixed: Sequence[Section]) -> str:
+def _figures_json(
+    protocols: Sequence[Mapping[str, Any]], fixed: Sequence[Section], embeddings: EmbeddingSection | None
+) -> str:
     """The figures as JSON that cannot end the script it stands in."""
     together = {name: figure for section in fixed for name, figure in (section.figures or {}).items()}
-    content = {"protocols": protocols, "fixed": together, "config": _CONFIG}
+    of_networks = {"networks": [], "sprites": []} if embeddings is None else embeddings.data
+    content = {"protocols": protocols, "fixed": together, "config": _CONFIG, **of_networks}
     text = json.dumps(content, separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

@@ -16,6 +16,24 @@ const draw = (place) => {
   near.unobserve(place);
   start();
   Plotly.react(place, data, layout, figures.config);
+  if (place.id.endsWith("-layout") && !place.dataset.listens) {
+    place.dataset.listens = "yes";
+    place.on("plotly_hover", ({ points }) => thumbnail(place.id, points[0]));
+    place.on("plotly_unhover", () => thumbnail(place.id));
+  }
+};
+// The image of a point, cut from the sheet of its network; without a point or a sheet, nothing.
+const thumbnail = (id, point) => {
+  const side = id.replace("-layout", "");
+  const sheet = figures.sprites[figures.networks[document.getElementById(side).value].sprite];
+  const picture = document.getElementById(`${side}-thumbnail`);
+  picture.hidden = !sheet || !point || point.customdata >= sheet.count;
+  if (picture.hidden) return;
+  const size = sheet.side * Math.max(1, Math.round(84 / sheet.side)), tile = point.customdata;
+  picture.style.width = picture.style.height = `${size}px`;
+  picture.style.backgroundImage = `url(${sheet.image})`;
+  picture.style.backgroundSize = `${size * sheet.columns}px auto`;
+  picture.style.backgroundPosition = `${-size * (tile % sheet.columns)}px ${-size * Math.floor(tile / sheet.columns)}px`;
 };
 const near = new IntersectionObserver(
   (entries) => entries.filter(({ isIntersecting, target }) => isIntersecting && waiting.has(target))
@@ -32,4 +50,18 @@ const show = (shown) => Object.entries(shown).forEach(([id, figure]) => {
 if (list) list.addEventListener("change", () => show(figures.protocols[list.value]));
 if (list) show(figures.protocols[list.value]);
 show(figures.fixed);
+["left", "right"].map((side) => document.getElementById(side)).filter((choice) => choice).forEach((choice) => {
+  const chosen = () => Object.fromEntries(
+    Object.entries(figures.networks[choice.value].figures).map(([name, figure]) => [`${choice.id}-${name}`, figure]),
+  );
+  choice.addEventListener("change", () => show(chosen()));
+  show(chosen());
+});
+// A link to a card opens it.
+const openCard = () => {
+  const target = location.hash.startsWith("#embedding-") && document.getElementById(location.hash.slice(1));
+  if (target) target.open = true;
+};
+addEventListener("hashchange", openCard);
+openCard();
 addEventListener("beforeprint", () => [...waiting.keys()].forEach(draw));

@@ -15,6 +15,7 @@ from fewshot_bench.outcomes import marked
 from fewshot_bench.report.content import correction_of
 from fewshot_bench.report.leaderboard_rows import MEASURED, ONE_TRAINING
 from fewshot_bench.report.names import is_transductive
+from fewshot_bench.report.page.embeddings import anchor_of
 from fewshot_bench.report.verdicts import LETTER_COLUMNS, correction_words, p_header, p_text
 from fewshot_bench.statistics import Correction, read_letters
 from fewshot_bench.units import rate_text
@@ -172,6 +173,8 @@ COLUMNS = (
     Column("p_training_corrected", "p trainings", kind="p", definition=
         "The same p over trainings, {correction} for the number of methods on the protocol."),
     _hidden("training_seed", "Training seed", "Seed of the training on the base split.", "count"),
+    _hidden("isotropy", "Isotropy", kind="number", definition=
+        "Isotropy score of the network's embeddings of this split, as they are: 1 where all directions are alike."),
     _hidden("paired_episodes", "Paired", "Episodes that both the method and its baseline have seen.", "count"),
 )
 # fmt: on
@@ -330,6 +333,8 @@ def _method(row: dict[Any, Any]) -> Markup:
         name = Markup('{} <span class="tag transductive">transductive</span>').format(name)
     if row["source"] == ONE_TRAINING:
         name = Markup('{} <span class="tag">one training</span>').format(name)
+    if row.get("embedding_card"):
+        name = Markup('{} <a class="tag" href="#{}">embeddings</a>').format(name, anchor_of(row["embedding_card"]))
     return name
 
 

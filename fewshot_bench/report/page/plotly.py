@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import escape
 
+from fewshot_bench.report.embeddings.figures import DIFFERENT, SAME, LayoutFigure, SimilarityFigure
 from fewshot_bench.report.figures import (
     CHOSEN,
     CostFigure,
@@ -304,6 +305,61 @@ def matrix_plot(figure: MatrixFigure) -> PlotlyFigure:
         margin={"l": 8, "r": 8, "t": 66, "b": 16},
         plot_bgcolor="rgba(130,135,143,0.1)",
     )
+
+
+def similarities_plot(figure: SimilarityFigure, beside: Sequence[SimilarityFigure]) -> PlotlyFigure:
+    """Two histograms of cosine similarities; all figures that may stand beside each other have the same axes."""
+    every = (figure, *beside)
+    highest = max(max((*other.same, *other.different), default=0.0) for other in every)
+    traces = [
+        {
+            "type": "bar",
+            "name": name,
+            "x": _rounded(figure.centres, 5),
+            "y": _rounded(densities, 4),
+            "width": _rounded(figure.widths, 5),
+            "marker": {"color": colour, "opacity": 0.55, "line": {"width": 0}},
+            "hovertemplate": f"{name}<br>%{{x:.3f}}: density %{{y:.3g}}<extra></extra>",
+        }
+        for name, colour, densities in ((SAME, _BLUE, figure.same), (DIFFERENT, _ORANGE, figure.different))
+    ]
+    return _plot(
+        figure,
+        traces,
+        340,
+        {"range": [min(other.edges[0] for other in every), max(other.edges[-1] for other in every)]},
+        {"range": [0, 1.05 * highest], "title": {"text": "density"}},
+        barmode="overlay",
+        showlegend=True,
+        margin={"l": 52, "r": 12, "t": 62, "b": 44},
+    )
+
+
+def layout_plot(figure: LayoutFigure) -> PlotlyFigure:
+    """A trace of marks per class, which say its name when they are pointed at."""
+    traces = []
+    for label, name in enumerate(figure.classes):
+        points = figure.points_of(label)
+        symbol = _MARKERS[label // len(_SERIES) % len(_MARKERS)]
+        traces.append(
+            {
+                **_DOTS,
+                "name": _escaped(name),
+                "x": _rounded(figure.x[point] for point in points),
+                "y": _rounded(figure.y[point] for point in points),
+                "customdata": points,
+                "marker": {"color": _SERIES[label % len(_SERIES)], "symbol": symbol, "size": 6, "opacity": 0.85},
+                "hovertemplate": f"{_escaped(name)}<extra></extra>",
+            }
+        )
+    bare = {"showgrid": False, "showticklabels": False, "ticks": ""}
+    square = {**bare, "scaleanchor": "x"}
+    return _plot(figure, traces, 460, bare, square, hovermode="closest", margin={"l": 8, "r": 8, "t": 46, "b": 34})
+
+
+def nothing(title: str, why: str) -> PlotlyFigure:
+    """A figure that says why there is nothing in it."""
+    return _empty(FigureData(title=title, why_empty=why))
 
 
 def _plot(

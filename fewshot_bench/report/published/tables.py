@@ -229,6 +229,51 @@ def read_table(path: Location) -> list[PublishedResult]:
     Raises:
         OutcomeError: the file is not such a table; the sentence names the line.
     """
+    return [_result(values, printed_interval) for values, printed_interval in _rows(path, ACCURACY_COLUMNS)]
+
+
+@dataclass(frozen=True)
+class PublishedMetric:
+    """A number of another kind than an accuracy that a paper prints.
+
+    Attributes:
+        metric: such as "isotropy".
+        value: the number.
+        method: as the table calls it, like the others.
+        backbone: the network.
+        dataset: by its name in this project.
+        source: who measured it.
+        table: where it is printed.
+        note: what a reader should know of the number.
+    """
+
+    metric: str
+    value: float
+    method: str
+    backbone: str
+    dataset: str
+    source: str
+    table: str
+    note: str = ""
+
+
+def published_metrics(metric: str) -> list[PublishedMetric]:
+    """The numbers of one kind that come with this project, in the order of the tables."""
+    rows = [values for path in _tables_in(published_tables_folder()) for values, _ in _rows(path, METRIC_COLUMNS)]
+    same = ("metric", "value", "method", "backbone", "dataset", "source")
+    return [
+        PublishedMetric(**{name: values[name] for name in same}, table=_printed_in(values), note=values.get("note", ""))
+        for values in rows
+        if values["metric"] == metric
+    ]
+
+
+def _rows(path: Location, wanted: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The values of each row of a table, and its interval as printed; none of a table with other columns.
+
+    Raises:
+        OutcomeError: the file is not a table; the sentence names the line.
+    """
     lines = _lines(path)
     number, header = next(lines, (1, []))
     required = METRIC_COLUMNS if tuple(header[: len(METRIC_COLUMNS)]) == METRIC_COLUMNS else ACCURACY_COLUMNS
@@ -238,7 +283,6 @@ def read_table(path: Location) -> list[PublishedResult]:
         raise _refused(
             path, number, f"its columns should be {', '.join(required)}; any of {', '.join(optional)} may follow"
         )
-    rows = []
     for number, texts in lines:
         if len(texts) != len(header):
             raise _refused(path, number, f"it has {len(texts)} fields instead of {len(header)}")
@@ -251,9 +295,8 @@ def read_table(path: Location) -> list[PublishedResult]:
             except ValueError:
                 shown = text if len(text) <= 40 else f"{text[:40]}..."
                 raise _refused(path, number, f"{column} should be {expected}, not {shown!r}") from None
-        if required == ACCURACY_COLUMNS:
-            rows.append(_result(values, cells["ci95"]))
-    return rows
+        if required == wanted:
+            yield values, cells.get("ci95", "")
 
 
 def _result(values: Mapping[str, Any], printed_interval: str) -> PublishedResult:
@@ -263,9 +306,13 @@ def _result(values: Mapping[str, Any], printed_interval: str) -> PublishedResult
         **{name: values[name] for name in same},
         half_width=values["ci95"],
         rounding=float(Decimal(5).scaleb(-decimals - 1)) if printed_interval else 0.0,
-        table=values["reported_in"] + (f", Table {values['table']}" if values["table"] else ""),
+        table=_printed_in(values),
         **{name: values[name] for name in OPTIONAL_COLUMNS if name in values},
     )
+
+
+def _printed_in(values: Mapping[str, Any]) -> str:
+    return str(values["reported_in"]) + (f", Table {values['table']}" if values["table"] else "")
 
 
 def published_tables_folder() -> Path:
