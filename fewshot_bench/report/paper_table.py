@@ -192,6 +192,8 @@ def publication_table(
     methods = {method: entries[method] for method in sorted(entries, key=place)}
     every = [entry for row in methods.values() for entry in row.values()]
     caption = [_what_is_shown(groups, plus_minus, every), *_marks(groups, reach, claim, methods)]
+    if any(reach.values()):
+        caption.append("These tests claim nothing about new trainings, which another seed would give.")
     if any(entry.spread for entry in every):
         caption.append(
             "SD: over the trainings of a method, whose mean stands beside it; each training is in a row below. Other "
@@ -347,7 +349,6 @@ def _marks(
         )
         sentences.append(f"{claimed} {_with_exceptions(tested)}.")
         sentences.append(f"Each pair is tested on the episodes that both have, at 5%, {correction_words(correction)}.")
-        sentences.append("These tests claim nothing about new trainings, which another seed would give.")
     if untested:
         where = f" for {_listed(untested)}" if tested else ""
         why = "the methods share too few episodes" if claim == "split" else "no test reaches beyond this split"

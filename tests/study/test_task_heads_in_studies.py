@@ -17,6 +17,7 @@ from fewshot_bench.outcomes import Cell
 from fewshot_bench.registry import Entry
 from fewshot_bench.study import Study, TrainingPlan, read_checkpoint, run_study, train_backbone
 from fewshot_bench.study.dry_run import estimate
+from fewshot_bench.study.estimates import Machine
 from fewshot_bench.study.plan import StudyPlan
 
 RECIPE = {
@@ -98,7 +99,7 @@ def test_a_dry_run_counts_a_method_of_support_statistics_under_its_name(tmp_path
         dataset="toy", checkpoints=("mine",), adaptations=("maml",), shots=(1,), way=3, query=3, episodes=2, runs=1,
         device="cpu", results=tmp_path,
     )  # fmt: skip
-    (cell,) = estimate(StudyPlan.of_options([study])).cells
+    (cell,) = estimate(StudyPlan.of_options([study]), machine=Machine(flops=1e12)).cells
     assert cell.method.endswith("/maml@statistics=support")
     assert not cell.is_transductive
 
