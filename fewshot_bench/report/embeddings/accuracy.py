@@ -118,8 +118,9 @@ def _point(store: OutcomeStore, cell: Cell, card: EmbeddingCard) -> NetworkAccur
     base = settings.get("base")
     training = {
         "base": {name: value for name, value in base.items() if name != "seed"} if isinstance(base, dict) else {},
+        # Random weights differ in their seed; a file of weights, whose training is not known, is one of its own.
+        "weights": "" if isinstance(base, dict) or not card.network.pretraining else card.network.weights,
         "backbone": cell.method.backbone,
-        "pretraining": card.network.pretraining,
         "preprocessing": card.network.preprocessing,
     }
     adaptation = settings.get("adaptation")
