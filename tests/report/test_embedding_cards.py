@@ -186,7 +186,7 @@ class TestAgainstAccuracy:
         store, names = OutcomeStore(results / "outcomes"), ("a 0", "b", "c", "d")
         for name in names:
             made = of_network(name, shot=5)
-            settings = {"preprocessing": PREPROCESSING}
+            settings = {"preprocessing": PREPROCESSING, "base": {}}
             fill(store, replace(made, method=replace(made.method, hyper_parameters=settings)), np.full((1, 4), 30))
         kinds = []
         for pretraining in ("unknown", ""):
