@@ -22,13 +22,13 @@ from fewshot_bench.cli.progress_bars import ProgressBars
 from fewshot_bench.datasets import ImageSplit, open_dataset
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report.embeddings.accuracy import correlate_with_accuracy, print_correlations, store_correlations
-from fewshot_bench.report.embeddings.cards import store_cards
+from fewshot_bench.report.embeddings.cards import store_cards, stored_cards
 from fewshot_bench.study.base_stage import initialised_backbone, stage_name
 from fewshot_bench.study.checkpoints import finished_names, read_checkpoint
-from fewshot_bench.study.embeddings import EmbeddingPlan, NamedNetwork, measured
+from fewshot_bench.study.embeddings import EmbeddingPlan, NamedNetwork, measured, network_card
 from fewshot_bench.training import checkpoint_metadata
 
-_TOLD = ("lambda", "tau", "seed")
+_NAMED = ("lambda", "lambda_", "tau", "seed")
 
 
 def main() -> None:
@@ -54,9 +54,15 @@ def main() -> None:
         *(_backbone(text, arguments.image_size, split) for text in arguments.backbone),
         *(_random(arguments.random, seed, split) for seed in range(arguments.random_seeds)),
     ]
+    stored = {card.network.key: card for card in stored_cards(arguments.results)[0]}
     with ProgressBars() as progress:
-        for network in networks:  # stored one by one, so that a stopped run keeps what it has
-            cards, _ = measured([network], dataset, split, plan, progress=progress)
+        for network in networks:  # stored one by one, so that a stopped run resumes
+            described = network_card(network, split)
+            known = stored.get(described.key)
+            if known is not None and known.has_intervals >= arguments.intervals:
+                cards = [known.model_copy(update={"network": described})]
+            else:
+                cards, _ = measured([network], dataset, split, plan, progress=progress)
             store_cards(arguments.results, cards, [])
     found = correlate_with_accuracy(arguments.results, OutcomeStore(arguments.results / "outcomes"))
     store_correlations(found, arguments.results)
@@ -72,7 +78,7 @@ def _base_stages(split: ImageSplit, base_split: str) -> Iterator[NamedNetwork]:
         if metadata.get("base_split") != base_split:
             continue
         recipe = json.loads(metadata["recipe"])
-        settings = {name: recipe[name] for name in _TOLD if name in recipe}
+        settings = {name: recipe[name] for name in _NAMED if name in recipe}
         name = stage_name(f"{metadata['backbone']}/base-{recipe['loss']}", settings)
         yield NamedNetwork(name, create_backbone(_request(metadata["backbone"], split, weights=path)))
 

@@ -113,6 +113,7 @@ def embeddings(
 
 def _draw(cards: list[Any], results: Location, as_json: bool) -> None:
     """Draw the figures, and say where everything is."""
+    from fewshot_bench._io.storage import folders_in
     from fewshot_bench.report import NoPictureError
     from fewshot_bench.report.embeddings.pictures import draw_cards
 
@@ -129,7 +130,9 @@ def _draw(cards: list[Any], results: Location, as_json: bool) -> None:
         typer.echo(f"figures      {len(files)} files in {folder}")
     if any(card.thumbnails for card in cards):
         typer.echo("thumbnails   the cards hold small images of the dataset; --no-thumbnails leaves them out")
-    typer.echo("next         fewshot-bench report shows the cards beside the leaderboard")
+    has_outcomes = bool(folders_in(results / "outcomes"))
+    first = "" if has_outcomes else "fewshot-bench run stores outcomes; then "
+    typer.echo(f"next         {first}fewshot-bench report shows the cards beside the leaderboard")
 
 
 def _correlate(results: Location, as_json: bool) -> None:

@@ -182,6 +182,19 @@ class TestAgainstAccuracy:
         assert (first.over_networks.pairs, first.over_trainings.pairs) == (5, 4)
         assert [point.accuracy for point in found.points] == pytest.approx([40, 46.6667, 53.3333, 60, 66.6667])
 
+    def test_weights_of_unknown_training_stand_alone_and_random_ones_are_of_one_kind(self, results):
+        store, names = OutcomeStore(results / "outcomes"), ("a 0", "b", "c", "d")
+        for name in names:
+            made = of_network(name, shot=5)
+            settings = {"preprocessing": PREPROCESSING, "base": {}}
+            fill(store, replace(made, method=replace(made.method, hyper_parameters=settings)), np.full((1, 4), 30))
+        kinds = []
+        for pretraining in ("unknown", ""):
+            store_cards(results, [card(name, network=network(name, pretraining=pretraining)) for name in names], [])
+            found = correlate_with_accuracy(results, OutcomeStore(results / "outcomes"))
+            kinds.append({each.over_trainings.pairs for each in found.found if "5-shot" in each.task})
+        assert kinds == [{4}, {1}]
+
     def test_a_constant_measure_has_no_correlation_and_a_missing_one_no_row(self, results):
         record = correlations_record(correlate_with_accuracy(results, OutcomeStore(results / "outcomes")))
         assert {row["measure"]: row["spearman"] for row in record["correlations"]} == {

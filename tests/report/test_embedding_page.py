@@ -140,7 +140,7 @@ def test_a_browser_draws_both_networks_shows_thumbnails_and_opens_cards(results)
         assert page.locator("#left-thumbnail").is_hidden()
         page.locator("#left-layout .points path").first.hover(force=True)
         page.wait_for_selector("#left-thumbnail", state="visible")
-        assert page.locator("#left-layout .hovertext").inner_text() == "cat"
+        assert page.locator("#left-layout .hovertext").text_content() == "cat"
         page.select_option("#left", "1")
         page.wait_for_function("document.querySelector('#left-layout .gtitle').textContent.startsWith('deep')")
         browser.close()

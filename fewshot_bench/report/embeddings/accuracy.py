@@ -115,11 +115,13 @@ def correlate_with_accuracy(results: Location, store: OutcomeStore, *, seed: int
 def _point(store: OutcomeStore, cell: Cell, card: EmbeddingCard) -> NetworkAccuracy:
     accuracy = store.read(cell, with_predictions=False)["accuracy"].mean()
     settings = cell.method.hyper_parameters
-    base = settings.get("base")
+    recorded = settings.get("base")
+    base = recorded if isinstance(recorded, dict) else {}  # empty for a network that was not trained here
     training = {
-        "base": {name: value for name, value in base.items() if name != "seed"} if isinstance(base, dict) else {},
+        "base": {name: value for name, value in base.items() if name != "seed"},
+        # Random weights differ in their seed; a file of weights, whose training is not known, is one of its own.
+        "weights": "" if base or not card.network.pretraining else card.network.weights,
         "backbone": cell.method.backbone,
-        "pretraining": card.network.pretraining,
         "preprocessing": card.network.preprocessing,
     }
     adaptation = settings.get("adaptation")
