@@ -1,5 +1,6 @@
 """Pure functions from arrays of outcomes to numbers: intervals, tests of two methods and of many, power."""
 
+from fewshot_bench.statistics.classification import Calibration, McNemarTest, calibration, class_recall, mcnemar
 from fewshot_bench.statistics.data_interval import (
     Covered,
     DataInterval,
@@ -10,6 +11,7 @@ from fewshot_bench.statistics.data_interval import (
     data_intervals,
     data_p_of_all_pairs,
     image_overlap,
+    separate_images,
 )
 from fewshot_bench.statistics.datasets import FriedmanTest, critical_difference, friedman, paired_over_datasets
 from fewshot_bench.statistics.intervals import (
@@ -67,6 +69,7 @@ from fewshot_bench.statistics.welch import (
 
 __all__ = [
     "BeyondSplit",
+    "Calibration",
     "Correction",
     "Covered",
     "DataInterval",
@@ -74,6 +77,7 @@ __all__ = [
     "FriedmanTest",
     "Interval",
     "Look",
+    "McNemarTest",
     "MedianInterval",
     "Overlap",
     "PairMatrix",
@@ -88,7 +92,9 @@ __all__ = [
     "accuracies_as_fractions",
     "all_pairs",
     "beyond_split",
+    "calibration",
     "class_overlap",
+    "class_recall",
     "compact_letters",
     "compare_pairs",
     "corrected",
@@ -106,6 +112,7 @@ __all__ = [
     "is_plausible_sd",
     "letter_sets",
     "look",
+    "mcnemar",
     "mean_interval",
     "median_of_runs",
     "paired_episodes_needed",
@@ -116,6 +123,7 @@ __all__ = [
     "plausible_sd_range",
     "read_letters",
     "sd_of_difference",
+    "separate_images",
     "sign_flip_p",
     "summarise",
     "training_difference",
