@@ -80,6 +80,8 @@ def published_rows_of(
 
 
 def _fits(result: PublishedResult, protocol: ProtocolCard) -> bool:
+    if protocol.is_whole:
+        return (result.dataset, result.split, result.way) == (protocol.dataset, protocol.split, None)
     task = (protocol.dataset, protocol.split, protocol.way, protocol.shot)
     same = (result.dataset, result.split, result.way, result.shot) == task
     return same and protocol.sampler == STANDARD_SAMPLER and result.queries in (None, protocol.query)
