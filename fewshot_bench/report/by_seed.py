@@ -41,15 +41,14 @@ class BySeed:
             f"{p_text(p)}{'' if seed is None else f' (seed {seed})'}"
             for seed, p in zip(self.seeds, self.p_mcnemar_corrected, strict=True)
         ]
-        parts = [f"McNemar's exact test: p {', '.join(ps)}"] if ps else []
+        parts = [f"McNemar's exact test, p {', '.join(ps)}"] if ps else []
         if self.paired is not None:
             test = self.paired
             ends = f"{100 * test.ci_low:+.2f} to {100 * test.ci_high:+.2f}"
             freedom = f"{test.n - 1} degree{'' if test.n == 2 else 's'} of freedom"
-            parts.append(
-                f"t-test paired by {test.n} seeds, {freedom}: {ends} points, {p_equation(self.p_paired_corrected)}"
-            )
-        return f"Beside it, {'; '.join(parts)}." if parts else ""
+            p = p_equation(self.p_paired_corrected)
+            parts.append(f"t-test paired by {test.n} seeds ({freedom}), {ends} points, {p}")
+        return f"Seed by seed, which decides nothing: {'; '.join(parts)}." if parts else ""
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data, differences in percentage points."""

@@ -191,7 +191,7 @@ def protocol_rows(
             "method": names[cell.key],
             **task_columns(cell.protocol),
             **numbers[row],
-            "data_ci95": math.nan if interval is None else 100 * interval.half_width,
+            "data_ci95": _data_width(numbers[row], interval),
             "group": letters["beyond"][row],
             "group_split": letters["split"][row],
             "against_best": against_best[row],
@@ -251,7 +251,7 @@ def training_rows(scores: TaskScores, methods: TaskScores, names: Mapping[str, s
                 "method": names[cell.key],
                 **task_columns(cell.protocol),
                 **numbers,
-                "data_ci95": math.nan if interval is None else 100 * interval.half_width,
+                "data_ci95": _data_width(numbers, interval),
                 "beyond": beyond_text(interval),
                 **_NO_TEST,
                 **_identity(cell),
@@ -322,11 +322,26 @@ def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
     ]
 
 
+def _data_width(numbers: Mapping[str, Any], interval: DataInterval | None) -> float:
+    """The half-width of a data interval; NaN where a whole split has none over its images."""
+    is_unknown = interval is None or ("class_recall" in numbers and math.isnan(numbers["ci95"]))
+    return math.nan if interval is None or is_unknown else 100 * interval.half_width
+
+
 def _missing(scores: TaskScores, row: int) -> list[str]:
-    """How much of a whole split is missing: the first images are of some classes alone."""
+    """What a whole split lacks: images, the first of which are of some classes alone, or images that differ."""
     own = scores.of(row)
     missing = scores.images_without(own)
-    return [f"only {int(own.sum()):,} of {int(own.sum()) + missing:,} test images"] if missing else []
+    alike = "every image right or every one wrong, so no interval is known"
+    return [
+        *([f"only {int(own.sum()):,} of {int(own.sum()) + missing:,} test images"] if missing else []),
+        *([alike] if scores.protocol.is_whole and _is_constant(scores, row) else []),
+    ]
+
+
+def _is_constant(scores: TaskScores, row: int) -> bool:
+    """Whether a method has the same accuracy on every image, from which no interval follows."""
+    return bool(np.ptp(scores.accuracy[row, scores.of(row)]) == 0)
 
 
 def _across(scores: TaskScores, row: int, baseline: int | None, test: Mapping[str, Any]) -> list[str]:
@@ -362,6 +377,8 @@ def _numbers_of_images(scores: TaskScores, row: int, summary: Summary) -> dict[s
     """Point estimates of a cell on a whole split; the median over images would be right or wrong."""
     recall = scores.class_recall(row)
     mean = {"median": 100 * summary.interval.mean, "median_ci95": 100 * summary.interval.half_width}
+    if _is_constant(scores, row):
+        mean["median_ci95"] = math.nan
     return {
         "episodes": summary.episodes,
         "runs": summary.runs,

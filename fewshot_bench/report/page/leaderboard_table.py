@@ -23,6 +23,11 @@ from fewshot_bench.units import rate_text
 TABLE_ID = "leaderboard-table"
 _BEST = ("median", "mean")
 _ALWAYS = ("method", "dataset", "shot", "median", "mean", "ci95", "backbone")
+_OF_DRAWN_EPISODES = (
+    "way", "shot", "queries", "seed", "data_ci95", "diff_data_ci95_low", "diff_data_ci95_high", "p_beyond",
+    "p_beyond_corrected",
+)  # fmt: skip
+"""Columns that say nothing, or nothing more, of a whole split."""
 _STATIC_ROWS, _PAGE = 10, 25
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _LOADED = re.compile(r"window\._itables_\w+")
@@ -253,7 +258,7 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     """
     whole = frame["sampler"] == WHOLE_SAMPLER
     if whole.any():  # whose episodes are images, so nothing of these was chosen
-        frame = frame.assign(**{name: frame[name].mask(whole) for name in ("way", "shot", "queries", "seed")})
+        frame = frame.assign(**{name: frame[name].mask(whole) for name in _OF_DRAWN_EPISODES})
     known = columns_under(correction_of(frame))
     columns = [column for column in known if column.name in frame and not _is_empty(frame[column.name])]
     if not (frame["trainings"] > 1).any():

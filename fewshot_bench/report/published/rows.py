@@ -190,9 +190,9 @@ def published_comparisons_of(
 ) -> list[PublishedComparison]:
     """The cells of a protocol beside the numbers that their recipes are published with.
 
-    A number belongs to a cell whose method has the number's recipe as a stage of its name, whatever settings follow,
-    the number's adaptation, if it names one, and its kind, inductive or transductive, if it says so. A network that was
-    trained on the base split of another dataset has no published number.
+    A number belongs to a cell whose method has the number's recipe as a stage of its name, whatever settings follow, or
+    as its backbone and a stage, the number's adaptation, if it names one, and its kind, inductive or transductive, if
+    it says so. A network that was trained on the base split of another dataset has no published number.
 
     Args:
         scores: of the cells.
@@ -217,7 +217,8 @@ def is_about(result: PublishedResult, cell: Cell) -> bool:
     """Whether a published number is about a cell; see `published_comparisons_of`."""
     if not result.recipe or not _fits(result, cell.protocol):
         return False
-    stages = [stage.partition("@")[0] for stage in cell.method.name.split("/")[1:-1]]
+    backbone, *stages = [stage.partition("@")[0] for stage in cell.method.name.split("/")[:-1]]
+    stages += [f"{backbone}/{stage}" for stage in stages]
     corpora = [corpus.strip() for corpus in str(cell.provenance.get("pretraining") or "").split(",")]
     trained_on = {corpus.removeprefix(_BASE_SPLIT) for corpus in corpora if corpus.startswith(_BASE_SPLIT)}
     if not set(result.recipes) & set(stages) or (trained_on and trained_on != {cell.protocol.dataset}):
