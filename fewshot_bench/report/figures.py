@@ -410,6 +410,7 @@ class CostFigure(FigureData):
         needs_legend: whether there are several kinds.
         has_intervals: whether intervals are drawn; many hide each other and take long to draw.
         ticks: seconds and their texts.
+        unit: what takes these seconds.
     """
 
     rows: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -417,6 +418,7 @@ class CostFigure(FigureData):
     needs_legend: bool = False
     has_intervals: bool = True
     ticks: Mapping[float, str] = field(default_factory=dict)
+    unit: str = "episode"
 
 
 def cost(protocol: ProtocolResults) -> CostFigure:
@@ -446,6 +448,7 @@ def cost(protocol: ProtocolResults) -> CostFigure:
         needs_legend=rows["kind"].nunique() > 1 or bool(protocol.transductive),
         has_intervals=len(rows) <= _MOST_COST_INTERVALS,
         ticks={tick: time_text(tick) for tick in ticks},
+        unit="image" if protocol.is_whole else "episode",
     )
 
 
