@@ -194,7 +194,7 @@ def _highest(
         return f"{name} is the best{ON_THIS_SPLIT} {mean}; {beyond}"
     sentence = f"{name} has the highest mean {mean}"
     if equals:
-        sentence += f", but {_not_distinguished(equals, others)}{ON_THIS_SPLIT}"
+        sentence += f", but {_not_distinguished(equals, others)}{'' if is_whole(top) else ON_THIS_SPLIT}"
     if on_split and is_known:
         also = " either" if equals and len(on_split) < len(others) else ""
         sentence += f"{';' if equals else ', but'} for {wider}, {_not_distinguished(on_split, others)}{also}"

@@ -217,8 +217,8 @@ def is_about(result: PublishedResult, cell: Cell) -> bool:
     """Whether a published number is about a cell; see `published_comparisons_of`."""
     if not result.recipe or not _fits(result, cell.protocol):
         return False
-    backbone, *stages = [stage.partition("@")[0] for stage in cell.method.name.split("/")[:-1]]
-    stages += [f"{backbone}/{stage}" for stage in stages]
+    parts = [stage.partition("@")[0] for stage in cell.method.name.split("/")[:-1]]
+    stages = parts[1:] + [f"{parts[0]}/{stage}" for stage in parts[1:]]
     corpora = [corpus.strip() for corpus in str(cell.provenance.get("pretraining") or "").split(",")]
     trained_on = {corpus.removeprefix(_BASE_SPLIT) for corpus in corpora if corpus.startswith(_BASE_SPLIT)}
     if not set(result.recipes) & set(stages) or (trained_on and trained_on != {cell.protocol.dataset}):
