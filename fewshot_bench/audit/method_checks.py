@@ -41,9 +41,10 @@ from fewshot_bench.audit.rebuild import (
 from fewshot_bench.audit.selection import AuditOptions
 from fewshot_bench.audit.stored_checks import redrawn_tasks
 from fewshot_bench.audit.ties import Sample, changed_predictions, chosen_episodes, explanation
+from fewshot_bench.audit.whole_checks import perturbed_findings
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, chunk_size
-from fewshot_bench.episodes import Episodes
+from fewshot_bench.episodes import Episodes, WholeEpisodes
 from fewshot_bench.errors import FewshotBenchError, ReproductionError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.frame import positions_of, query_counts
@@ -225,6 +226,11 @@ class _Checker:
             reason = f"the method failed: {type(error).__name__}: {error}"
             return MethodChecks([Finding(check, "fail", reason) for check in METHOD_CHECKS])
         same = self._same_as_stored(plain)
+        if any(isinstance(group, WholeEpisodes) for group in self.groups):
+            factory, device = self.method.worker_factory.classifier, self.method.device
+            seed = self.options.seed
+            found = perturbed_findings(self._classifier, factory, self.groups, plain, device=device, seed=seed)
+            return replace(same, findings=[*same.findings, *found])
         chosen = zip(plain, self._is_perturbed, strict=True)
         plain = [predictions[perturbed] for predictions, perturbed in chosen if perturbed.any()]
         perturbations = [
@@ -272,7 +278,8 @@ class _Checker:
             repeats_every_bit=self.repeats_every_bit,
         )
         part = "" if sample.checked == sample.stored else f"{sample.checked:,} of "
-        episodes = f"{part}{sample.stored:,} episodes"
+        is_whole = any(isinstance(group, WholeEpisodes) for group in self.groups)
+        episodes = f"{part}{sample.stored:,} {'test images' if is_whole else 'episodes'}"
         if not changes.changed:
             same = Finding(SAME, "pass", f"all {changes.total:,} of {episodes}, run again")
             return MethodChecks([same], sample, changes)

@@ -25,7 +25,7 @@ from fewshot_bench.engine.engine import Chunk, LocalEngine, Worker, computed
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import ReproductionError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.frame import query_counts
+from fewshot_bench.outcomes.frame import CONFIDENCE, query_counts
 from fewshot_bench.outcomes.packing import position_type
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.provenance import hardware, platform_name, source_commit
@@ -89,6 +89,8 @@ class Reproduction:
         explanation: whether ties by other versions or hardware explain the differences; empty without differences.
         seed: has drawn the episodes; None where all of them were run again.
         is_transductive: whether the method sees all queries of an episode at once.
+        confidence_difference: the largest between a stored confidence and the new one, on a whole split; None for
+            episodes.
     """
 
     key: str
@@ -106,6 +108,7 @@ class Reproduction:
     explanation: str = ""
     seed: int | None = None
     is_transductive: bool = False
+    confidence_difference: float | None = None
 
     @property
     def is_equal(self) -> bool:
@@ -119,7 +122,10 @@ class Reproduction:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data."""
-        return {**asdict(self), "is_equal": self.is_equal, "other_accuracies": self.other_accuracies}
+        content = {**asdict(self), "is_equal": self.is_equal, "other_accuracies": self.other_accuracies}
+        if self.confidence_difference is None:
+            del content["confidence_difference"]
+        return content
 
 
 @contextmanager
@@ -282,7 +288,14 @@ def _compared(
         environment_diff=environment_diff(cell, device),
         explanation=why,
         is_transductive=cell.method.is_transductive,
+        confidence_difference=_largest_difference(stored, new) if cell.protocol.is_whole else None,
     )
+
+
+def _largest_difference(stored: pd.DataFrame, new: pd.DataFrame) -> float:
+    """The largest difference of confidences of the same images."""
+    columns = [frame[CONFIDENCE].to_numpy(np.float64) for frame in (stored, new)]
+    return float(np.abs(columns[0] - columns[1]).max(initial=0.0))
 
 
 def _count_differing(stored: np.ndarray[Any, Any], new: np.ndarray[Any, Any]) -> int:

@@ -15,7 +15,7 @@ from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import read_bytes
 from fewshot_bench.audit.finding import Finding
 from fewshot_bench.audit.images import LocalImages
-from fewshot_bench.episodes import Episodes, Protocol, draw
+from fewshot_bench.episodes import Episodes, Protocol, WholeEpisodes, draw
 from fewshot_bench.episodes.locks import Lock, episode_digests, lock_files, read_lock
 from fewshot_bench.errors import AuditError, FewshotBenchError, OutcomeError
 from fewshot_bench.limits import MOST_DRAWN, task_size
@@ -50,10 +50,11 @@ def read_parts(cell: Cell, folder: Location) -> tuple[pd.DataFrame | None, Findi
     assert frame is not None
     if cell.protocol.is_claimed:  # whose runs and numbers may be any
         return frame, Finding(PARTS, "pass", f"{len(parts)} readable, {len(frame):,} episodes")
-    return frame, _completeness(frame, sum(len(part["run"]) for part in columns), len(parts))
+    rows = sum(len(part["run"]) for part in columns)
+    return frame, _completeness(frame, rows, len(parts), is_whole=cell.protocol.is_whole)
 
 
-def _completeness(frame: pd.DataFrame, rows: int, parts: int) -> Finding:
+def _completeness(frame: pd.DataFrame, rows: int, parts: int, *, is_whole: bool) -> Finding:
     runs = frame["run"].unique()
     if list(runs) != list(range(len(runs))):
         return Finding(PARTS, "fail", f"there are the runs {', '.join(map(str, runs[:9]))}; one is missing")
@@ -65,6 +66,8 @@ def _completeness(frame: pd.DataFrame, rows: int, parts: int) -> Finding:
     each = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     copies = rows - len(frame)
     note = f"; {copies:,} are stored twice alike" if copies else ""
+    if is_whole:
+        return Finding(PARTS, "pass", f"{parts} readable, {each} images without a gap{note}")
     return Finding(PARTS, "pass", f"{parts} readable, {len(runs)} runs of {each} episodes without a gap{note}")
 
 
@@ -80,8 +83,9 @@ def check_counts(cell: Cell, frame: pd.DataFrame, groups: Sequence[Episodes] | N
         if wrong:
             return Finding(COUNTS, "fail", wrong)
     mean = 100 * float(frame["accuracy"].mean())
+    unit = "test images" if cell.protocol.is_whole else "episodes"
     return Finding(
-        COUNTS, "pass", f"the predictions of {len(frame):,} episodes give the stored counts, on average {mean:.2f}%"
+        COUNTS, "pass", f"the predictions of {len(frame):,} {unit} give the stored counts, on average {mean:.2f}%"
     )
 
 
@@ -187,6 +191,9 @@ def redrawn_tasks(card: ProtocolCard, sizes: Sequence[int], frame: pd.DataFrame)
 def check_tasks(groups: Sequence[Episodes], known: ClassSizes) -> Finding:
     """Whether support and queries are disjoint, with exactly N * K labels of N distinct classes."""
     assert known.sizes is not None
+    whole = [episodes for episodes in groups if isinstance(episodes, WholeEpisodes)]
+    if whole:
+        return _check_images_of(whole, known.sizes, known.source)
     count = 0
     for episodes in groups:
         problem = task_problem(episodes, known.sizes)
@@ -199,6 +206,18 @@ def check_tasks(groups: Sequence[Episodes], known: ClassSizes) -> Finding:
         TASKS,
         "pass",
         f"{count:,} drawn again, class sizes {known.source}: no image is in support and queries, {labels} labels each",
+    )
+
+
+def _check_images_of(groups: Sequence[WholeEpisodes], sizes: Sequence[int], source: str) -> Finding:
+    """Whether the episodes of a whole split are its images, each once and under its own number."""
+    images = np.concatenate([episodes.images.ravel() for episodes in groups])
+    numbers = np.concatenate([episodes.numbers for episodes in groups])
+    if _has_duplicates(images[None])[0] or (images != numbers).any() or images.max(initial=0) >= sum(sizes):
+        return Finding(TASKS, "fail", "an image is there twice, or is not one of the split")
+    part = "all" if len(images) == sum(sizes) else f"only {len(images):,} of"
+    return Finding(
+        TASKS, "pass", f"{part} {sum(sizes):,} images of {len(sizes):,} classes, each once; class sizes {source}"
     )
 
 
@@ -231,6 +250,8 @@ def task_problem(episodes: Episodes, sizes: Sequence[int]) -> str:
 def check_digest(cell: Cell, known: ClassSizes) -> Finding:
     """Whether the protocol, with these class sizes, gives the episodes of the published lock file."""
     card = cell.protocol
+    if card.is_whole:
+        return Finding(DIGEST, "not checked", "nothing is drawn from a whole split: every image is a task")
     locks = [lock for lock in published_locks() if _is_of(lock, card) and _is_protocol(lock.protocol, card)]
     if not locks:
         return Finding(DIGEST, "not checked", "there is no published lock file of this protocol")

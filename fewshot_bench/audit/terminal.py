@@ -92,13 +92,18 @@ def print_reproduction(result: Reproduction, console: Console) -> None:
     table = _facts(console)
     checked = "all" if result.episodes == result.stored_episodes else f"{result.episodes:,} of the"
     drawn = "" if result.seed is None else f", drawn by --seed {result.seed}"
-    table.add_row("episodes", f"{checked} {result.stored_episodes:,} stored, run again{drawn}")
+    is_whole = result.confidence_difference is not None
+    table.add_row(
+        "test images" if is_whole else "episodes", f"{checked} {result.stored_episodes:,} stored, run again{drawn}"
+    )
     differing = _differing(result.predictions, result.queries, result.explanation)
     table.add_row("predictions", differing, style="green" if result.is_equal else "bold red")
     table.add_row("accuracy", _differing(result.other_accuracies, result.episodes, ""))
     change = result.new_mean - result.stored_mean
     means = f"{result.stored_mean:.2f} stored, {result.new_mean:.2f} now: {change:+.2f} points"
     table.add_row("mean", means if result.others else f"{result.stored_mean:.2f}, both")
+    if result.confidence_difference is not None:
+        table.add_row("confidence", f"differs by {result.confidence_difference:.5f} at most")
     if result.weights:
         table.add_row("weights", f"the base stage gave others here, {result.weights[:12]}...")
     for difference in result.environment_diff:

@@ -40,8 +40,9 @@ def compare(
     """Compare methods on their common episodes by paired tests.
 
     Two methods: the difference with both intervals, the t-test and its cross-checks. More: all pairs, or all against
-    --baseline, corrected for their number, with letters for groups. Several datasets: also ranks. --published: each
-    method, or those named, beside the number that its recipe is published with, by Welch's test.
+    --baseline, corrected for their number, with letters for groups. Several datasets: also ranks. Whole test splits:
+    the interval over test images, and tests seed by seed. --published: each method, or those named, beside the number
+    that its recipe is published with, by Welch's test.
     """
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import (

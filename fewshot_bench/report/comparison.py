@@ -14,6 +14,7 @@ from scipy import stats
 from fewshot_bench.datasets.official_splits import official_class_sizes
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import Outcomes, ProtocolCard, marked
+from fewshot_bench.report.by_seed import BySeed, by_seed
 from fewshot_bench.report.names import CLAIMED_FLAG, shown_names
 from fewshot_bench.report.scores import TaskScores, task_scores
 from fewshot_bench.report.trainings import training_seed
@@ -153,7 +154,9 @@ class Comparison:
         is_b_transductive: whether B does.
         training: the difference over the trainings of both; None where A or B has a single one.
         p_training_corrected: its p, corrected over the same family; NaN where it is unknown.
-        trainings: of A and of B; 0 of a method that is not trained on a base split here.
+        trainings: of A and of B; 0 of a method that is not trained here.
+        by_seed: what the trainings show one by one on a whole split; None for episodes.
+        images_left_out: images of a whole split that are not stored for both; 0 for episodes.
     """
 
     a: str
@@ -172,6 +175,13 @@ class Comparison:
     training: TrainingDifference | None = None
     p_training_corrected: float = math.nan
     trainings: tuple[int, int] = (0, 0)
+    by_seed: BySeed | None = None
+    images_left_out: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the episodes are the images of a whole split."""
+        return self.protocol is not None and self.protocol.is_whole
 
     @property
     def shown_a(self) -> str:
@@ -221,8 +231,9 @@ class Comparison:
         """The reason why an interval over trainings is missing."""
         if self.trainings == (1, 1):
             return "each method has one training"
+        untrained = "is not trained here" if self.is_whole else "has no training on a base split"
         single = [
-            f"{name} has one training" if number else f"{name} has no training on a base split"
+            f"{name} has one training" if number else f"{name} {untrained}"
             for name, number in zip((self.shown_a, self.shown_b), self.trainings, strict=True)
             if number < 2
         ]
@@ -236,8 +247,12 @@ class Comparison:
             trained, given = (self.shown_a, self.shown_b) if a else (self.shown_b, self.shown_a)
             return f"{max(a, b)} trainings), covers a new training of {trained}; {given} is a network that is given."
         if self.training is not None and self.training.is_paired:
-            return f"{a} trainings, the same networks in both), covers a new network, on these episodes."
-        return f"Welch, {a} and {b} trainings), covers new trainings of both, on these episodes."
+            return f"{a} trainings, the same networks in both), covers a new network, on {self._these_episodes}."
+        return f"Welch, {a} and {b} trainings), covers new trainings of both, on {self._these_episodes}."
+
+    @property
+    def _these_episodes(self) -> str:
+        return "these test images" if self.is_whole else "these episodes"
 
     @property
     def level(self) -> str:
@@ -261,15 +276,28 @@ class Comparison:
         in_points = replace(data, mean=100 * data.mean, low=100 * data.low, high=100 * data.high)
         task = 100 * (self.test.ci_high - self.test.mean_difference)
         ends = None if self.training is None else (100 * self.training.low, 100 * self.training.high)
-        return headline(in_points, task, self.verdict, level=self.level, is_across=self.is_across, training=ends)
+        return headline(
+            in_points,
+            task,
+            self.verdict,
+            level=self.level,
+            is_across=self.is_across,
+            training=ends,
+            is_whole=self.is_whole,
+        )
 
     @property
     def p_sentence(self) -> str:
         """Both corrected p values; see `fewshot_bench.report.verdicts.p_of_both`."""
-        return p_of_both(self.p_corrected, self.p_beyond_corrected)
+        return p_of_both(self.p_corrected, self.p_beyond_corrected, is_whole=self.is_whole)
+
+    @property
+    def count(self) -> str:
+        """How many episodes, or test images, both have."""
+        return f"{self.test.n:,} {'test images' if self.is_whole else 'episodes'}"
 
     def __str__(self) -> str:
-        sentence = f"{self.shown_a} - {self.shown_b}: {self.headline} ({self.p_sentence}; {self.test.n:,} episodes)"
+        sentence = f"{self.shown_a} - {self.shown_b}: {self.headline} ({self.p_sentence}; {self.count})"
         claimed = CLAIMED_FLAG if self.protocol is None or self.protocol.is_claimed else ""
         text = "; ".join(part for part in (sentence, claimed, self.unpaired) if part)
         return f"{text}. {self.training_sentence}" if self.training_sentence else text
@@ -277,6 +305,9 @@ class Comparison:
     @property
     def unpaired(self) -> str:
         """Which episodes could not be paired, in words; empty if all could."""
+        if self.images_left_out:
+            every = self.test.n + self.images_left_out
+            return f"only {self.test.n:,} of {every:,} test images are stored for both, and not of every class alike"
         counts = ((self.left_out_of_a, self.shown_a), (self.left_out_of_b, self.shown_b))
         parts = [f"{count:,} of {name}" for count, name in counts if count]
         return f"unpaired episodes dropped: {' and '.join(parts)}" if parts else ""
@@ -380,6 +411,8 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str], 
         training,
         math.nan if training is None else training.p,
         (_trainings_of(scores, a), _trainings_of(scores, b)),
+        by_seed(scores, a, b),
+        scores.images_without(both),
     )
 
 

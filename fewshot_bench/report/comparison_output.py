@@ -29,6 +29,7 @@ from fewshot_bench.report.names import CLAIMED, ONE_TRAINING_NOTE, TRANSDUCTIVE_
 from fewshot_bench.report.notes import (
     ACROSS_MARK,
     ACROSS_NOTE,
+    WHOLE_NOTE,
     correction_note,
     interval_notes,
     letters_note,
@@ -38,6 +39,7 @@ from fewshot_bench.report.scores import task_columns
 from fewshot_bench.report.verdicts import Claim, difference_text, p_equation, p_header, p_text, ranks_text
 
 _MOST_PAIRS = 45
+_BOTH_P = "p on this split: paired t-test; beyond it: by inverting the interval over classes and images"
 
 
 def print_comparisons(
@@ -95,11 +97,14 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
     table.columns[0].overflow = "fold"
     for name, comparison in _named(tasks):
         paired, test = comparison.paired, comparison.test
-        console.print(Text(f"\n{name}, {test.n:,} common episodes, A - B"))
+        unit = "test images" if comparison.is_whole else "episodes"
+        console.print(Text(f"\n{name}, {test.n:,} common {unit}, A - B"))
         console.print(coloured(comparison.headline, comparison.verdict, plus_minus_of(console)))
         console.print(Text(comparison.p_sentence))
         if comparison.training_sentence:
             console.print(Text(printable(comparison.training_sentence)))
+        if comparison.by_seed is not None and comparison.by_seed.sentence:
+            console.print(Text(printable(comparison.by_seed.sentence)))
         if comparison.few_classes:
             console.print(Text(printable(comparison.few_classes), "yellow"))
         table.add_row(
@@ -113,7 +118,14 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
             f"x{_number(paired.variance_reduction, 1)}",
         )
     console.print()
-    print_table(console, "the same episodes by other measures", table)
+    unit = _unit([task.protocol for task in tasks])
+    print_table(console, f"the same {unit} by other measures", table)
+
+
+def _unit(protocols: Sequence[ProtocolCard]) -> str:
+    """What the pairs of a test are."""
+    kinds = {protocol.is_whole for protocol in protocols}
+    return "episodes" if kinds == {False} else "test images" if kinds == {True} else "episodes or test images"
 
 
 def _named(tasks: Sequence[TaskComparison]) -> list[tuple[str, Comparison]]:
@@ -145,18 +157,24 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
     if len(task.comparisons) > _MOST_PAIRS:
         console.print(f"{len(task.comparisons)} pairs; see them with --json, or name a --baseline\n")
         return
-    pairs = new_table("A - B", effect_header(console), claims_header(task.correction))
+    is_whole = task.protocol.is_whole
+    pairs = new_table(
+        "A - B", effect_header(console, is_whole=is_whole), claims_header(task.correction, is_whole=is_whole)
+    )
     pairs.add_column("A at 5%", max_width=verdict_width(console))
     for pair in task.comparisons:
         ends = (100 * pair.test.mean_difference, 100 * pair.data.low, 100 * pair.data.high)
-        effect = difference_text(*ends, 100 * (pair.test.ci_high - pair.test.mean_difference), plus_minus)
-        p = claims_text(pair.p_corrected, pair.p_beyond_corrected)
+        half_width = 100 * (pair.test.ci_high - pair.test.mean_difference)
+        effect = difference_text(*ends, half_width, plus_minus, is_whole=is_whole)
+        p = claims_text(pair.p_corrected, pair.p_beyond_corrected, is_whole=is_whole)
         verdict = coloured(f"{pair.verdict}{ACROSS_MARK if pair.is_across else ''}", pair.verdict)
         pairs.add_row(_pair_text(pair.shown_a, pair.shown_b, console.width - 66), effect, p, verdict)
     console.print(pairs)
     for pair in task.comparisons:
         if max(pair.trainings) > 1:
             console.print(Text(printable(f"{pair.shown_a} - {pair.shown_b}: {pair.training_sentence}")))
+        if pair.by_seed is not None and pair.by_seed.sentence:
+            console.print(Text(printable(f"{pair.shown_a} - {pair.shown_b}: {pair.by_seed.sentence}")))
         if pair.few_classes:
             console.print(Text(printable(f"{pair.shown_a} - {pair.shown_b}: {pair.few_classes}"), "yellow"))
     console.print()
@@ -174,7 +192,8 @@ def _print_classes(tasks: Sequence[TaskComparison], console: Console) -> None:
         if classes is None:
             console.print(Text(printable(f"{title}: unknown, as {_why_no_classes(comparison)}.")), end="\n\n")
             continue
-        table = new_table("class", "A %", "B %", f"A - B {plus_minus_of(console)}task", "episodes")
+        interval, unit = ("images", "images") if comparison.is_whole else ("task", "episodes")
+        table = new_table("class", "A %", "B %", f"A - B {plus_minus_of(console)}{interval}", unit)
         for record in class_records(classes) or []:
             half_width = math.nan if record["half_width"] is None else record["half_width"]
             table.add_row(
@@ -225,17 +244,26 @@ def _number(value: float, digits: int = 2) -> str:
 def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) -> list[str]:
     """What the columns and the verdicts mean."""
     comparisons = [comparison for task in tasks for comparison in task.comparisons]
+    unit = _unit([task.protocol for task in tasks])
+    whole = [task.protocol.is_whole for task in tasks]
     if is_one_pair:
         notes = [
-            "p on this split: paired t-test; beyond it: by inverting the interval over classes and images",
-            "flip: exact sign-flip test; W/T/L: episodes that A wins, ties, loses",
-            "d_z: difference / its sd; r: correlation; pairing: times fewer episodes needed",
+            *([] if all(whole) else [_BOTH_P]),
+            *([WHOLE_NOTE] if any(whole) else []),
+            f"flip: exact sign-flip test; W/T/L: {unit} that A wins, ties, loses",
+            f"d_z: difference / its sd; r: correlation; pairing: times fewer {unit} needed",
         ]
+    elif all(whole):
+        notes = [WHOLE_NOTE]
+        if any(_letters_of(task, claim) for task in tasks):
+            notes.append(letters_note(claim, tasks[0].correction))
+        notes += correction_note(tasks[0].correction)
     else:
-        covers = {comparison.data.covers for comparison in comparisons if not comparison.data.why_unknown}
+        episodes = [comparison for comparison in comparisons if not comparison.is_whole]
+        covers = {comparison.data.covers for comparison in episodes if not comparison.data.why_unknown}
         why = {comparison.data.why_unknown for comparison in comparisons if comparison.data.why_unknown}
         level = next((comparison.level for comparison in comparisons if comparison.level != "95%"), "95%")
-        notes = interval_notes(covers, why, level)
+        notes = [*interval_notes(covers, why, level), *([WHOLE_NOTE] if any(whole) else [])]
         if any(_letters_of(task, claim) for task in tasks):
             notes.append(letters_note(claim, tasks[0].correction))
         notes += correction_note(tasks[0].correction)
@@ -296,8 +324,15 @@ def comparison_record(comparison: Comparison, *, per_class: bool = False) -> dic
         "verdict": comparison.verdict,
         "headline": comparison.headline,
         "few_classes": comparison.few_classes or None,
+        **_whole_record(comparison),
         **({"per_class": class_records(comparison.by_class)} if per_class else {}),
     }
+
+
+def _whole_record(comparison: Comparison) -> dict[str, Any]:
+    """What a comparison on a whole split has beside the rest; nothing for episodes."""
+    tests = comparison.by_seed
+    return {} if tests is None else {"images_left_out": comparison.images_left_out, **tests.as_dict()}
 
 
 def class_records(classes: ClassDifferences | None) -> list[dict[str, Any]] | None:

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from fewshot_bench.errors import ComparisonError, OutcomeError
+from fewshot_bench.limits import WHOLE_SAMPLER
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, ProtocolCard, marked
+from fewshot_bench.report.by_seed import corrected_by_seed
 from fewshot_bench.report.comparison import FEWEST_PAIRS, Comparison, check_same_protocol, comparison_of
 from fewshot_bench.report.names import cells_of_method, seeded_names, shown_names, the_trainings
 from fewshot_bench.report.scores import TaskScores, over_trainings, stored_scores, task_columns
@@ -186,9 +188,18 @@ def _compared(
     over = corrected_with_unknown(
         [pair.p_corrected for pair in comparisons], [pair.p_training_corrected for pair in comparisons], correct
     )
+    one_by_one = corrected_by_seed(
+        [pair.by_seed for pair in comparisons], [pair.p_corrected for pair in comparisons], correct
+    )
     comparisons = [
-        replace(comparison, p_corrected=float(split), p_beyond_corrected=float(beyond), p_training_corrected=float(p))
-        for comparison, split, beyond, p in zip(comparisons, *claims, over, strict=True)
+        replace(
+            comparison,
+            p_corrected=float(split),
+            p_beyond_corrected=float(beyond),
+            p_training_corrected=float(p),
+            by_seed=tests,
+        )
+        for comparison, split, beyond, p, tests in zip(comparisons, *claims, over, one_by_one, strict=True)
     ]
     means = {names[cell.key]: float(np.nanmean(scores.accuracy[row])) for row, cell in enumerate(scores.cells)}
     means = dict(sorted(means.items(), key=lambda item: -item[1]))
@@ -312,7 +323,7 @@ class OverDatasets:
     """Methods that were run on tasks of one size over several datasets.
 
     Attributes:
-        task: the size, e.g. "5-way 1-shot".
+        task: the size, e.g. "5-way 1-shot" or "whole test split".
         accuracies: mean accuracy (as a fraction) by dataset and method, [D, A]; methods come by their mean rank.
         pairs: the paired comparison of A with B over the datasets, by their names.
         p_corrected: of the t-test of each pair, corrected for their number.
@@ -351,7 +362,12 @@ def over_datasets(tasks: Sequence[TaskComparison]) -> list[OverDatasets]:
 
 
 def size_text(row: Mapping[Any, Any]) -> str:
-    """The size of the tasks of a row with the columns of `task_columns`, e.g. "5-way 1-shot, 15 queries per class"."""
+    """The size of the tasks of a row with the columns of `task_columns`, e.g. "5-way 1-shot, 15 queries per class".
+
+    Whole splits are of one size, however many classes they have.
+    """
+    if row["sampler"] == WHOLE_SAMPLER:
+        return f"whole {row['split']} split"
     split = "" if row["split"] == "novel" else f" ({row['split']} split)"
     sampler = "" if row["sampler"] == STANDARD_SAMPLER else f" {row['sampler']}"
     queries = f", {row['queries']} queries per class" if row["queries"] else ""  # claimed episodes do not say

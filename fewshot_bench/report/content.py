@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench._io.locations import Location
+from fewshot_bench.limits import WHOLE_SAMPLER
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, marked
 from fewshot_bench.report.comparison import ClassDifferences, class_differences
 from fewshot_bench.report.comparisons import accuracies_by_dataset, size_text
@@ -29,7 +30,10 @@ from fewshot_bench.statistics import Correction, DataInterval, friedman, mean_in
 
 @dataclass(frozen=True)
 class Quantiles:
-    """The accuracies of one cell over its episodes, in %: a box plot without the episodes."""
+    """The accuracies of one cell over its episodes, in %: a box plot without the episodes.
+
+    Of a whole split, its recalls over the classes.
+    """
 
     low: float
     first_quartile: float
@@ -113,6 +117,11 @@ class ProtocolResults:
     by_class: ClassPair | None = None
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the episodes are the images of a whole split."""
+        return bool((self.rows["sampler"] == WHOLE_SAMPLER).any())
+
+    @property
     def measured(self) -> pd.DataFrame:
         """The rows that have outcomes."""
         return self.rows[self.rows["source"] == MEASURED]
@@ -191,7 +200,6 @@ class PageContent:
 
 
 MOST_PAIRED = MOST_RANKED = 25
-_SIZE = ["split", "way", "shot", "queries", "sampler"]
 
 
 def pairs_of(scores: TaskScores, names: Sequence[str], correct: Correction = "holm") -> Pairs | None:
@@ -257,7 +265,8 @@ def rankings(frame: pd.DataFrame) -> list[Ranking]:
     """
     measured = frame[frame["source"] == MEASURED]
     ranked = []
-    for _, rows in measured.groupby(_SIZE, sort=False, dropna=False):
+    sizes = [size_text(row) for row in measured.to_dict("records")]
+    for size, rows in measured.groupby(sizes, sort=False):
         tasks = [
             (str(same["dataset"].iloc[0]), dict(zip(same["method"], same["mean"], strict=True)))
             for _, same in rows.groupby("protocol_fingerprint", sort=False)
@@ -265,7 +274,7 @@ def rankings(frame: pd.DataFrame) -> list[Ranking]:
         table = accuracies_by_dataset(tasks)
         if table is not None and table.shape[1] > 2:
             transductive = frozenset(row["method"] for row in rows.to_dict("records") if is_transductive(row))
-            ranked.append(_ranking(size_text(rows.iloc[0].to_dict()), table, transductive))
+            ranked.append(_ranking(str(size), table, transductive))
     return ranked
 
 
@@ -379,6 +388,7 @@ def with_embeddings(
 def quantiles_of(accuracies: Sequence[float] | np.ndarray) -> Quantiles:
     """Summarise the accuracies of a cell, fractions [E], for a box plot in %."""
     values = 100 * np.asarray(accuracies, dtype=np.float64)
+    values = values[~np.isnan(values)]
     low, first, median, third, high = (float(value) for value in np.quantile(values, _QUANTILES))
     return Quantiles(low, first, median, third, high, float(values.mean()))
 
@@ -415,7 +425,10 @@ def _stored_methods(rows: pd.DataFrame, cells: Mapping[Identity, Cell]) -> dict[
 
 
 def _accuracies(scores: TaskScores, row: int) -> NDArray[np.float64]:
-    """The accuracies of a method's episodes; of several trainings, those of each."""
+    """The accuracies of a method's episodes, of several trainings those of each; of a whole split its recalls, [C]."""
+    if scores.protocol.is_whole:
+        recall = scores.class_recall(row)
+        return recall if recall.size else scores.accuracy[row, scores.of(row)]
     several, own = scores.trainings[row] if scores.trainings else None, scores.of(row)
     return scores.accuracy[row, own] if several is None else several.accuracy[:, own].ravel()
 

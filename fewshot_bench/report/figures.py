@@ -22,6 +22,7 @@ from fewshot_bench.report.leaderboard_rows import MEASURED
 from fewshot_bench.report.names import (
     is_across,
     is_transductive,
+    is_whole,
     marked_names,
     row_name,
     short_name,
@@ -151,7 +152,7 @@ def forest(protocol: ProtocolResults, most: int) -> RowsFigure:
     baseline = next(name for name in tested["baseline"] if name)
     names = kept["method"].tolist()
     labels = marked_names(names, protocol.transductive, LONGEST)
-    has_data = kept["diff_data_ci95_low"].notna()
+    has_data = kept["diff_data_ci95_low"].notna() & (not protocol.is_whole)
     return RowsFigure(
         title=protocol.name,
         note=_best_of(len(kept), len(tested)),
@@ -168,10 +169,13 @@ def _forest_row(row: Mapping[Any, Any], label: str) -> FigureRow:
     details = [row_name(row), f"{row['difference']:+.2f} points: {row['verdict']}"]
     if is_across(row):
         details.append(ACROSS)
-    details.append(f"95% over episodes: {ends[0]:+.2f} to {ends[1]:+.2f}")
+    if is_whole(row):
+        data_ends = (math.nan, math.nan)  # the interval over test images is the one there is
+    details.append(f"95% over {'test images' if is_whole(row) else 'episodes'}: {ends[0]:+.2f} to {ends[1]:+.2f}")
     if data_ends[0] == data_ends[0]:
         details.append(f"95% over {row['beyond']}: {data_ends[0]:+.2f} to {data_ends[1]:+.2f}")
-    for name, where in (("p_corrected", "on this split"), ("p_beyond_corrected", "beyond it")):
+    claims = {"p_corrected": "on this split", "p_beyond_corrected": "beyond it"}
+    for name, where in {"p_corrected": "over test images"}.items() if is_whole(row) else claims.items():
         if row[name] == row[name]:
             details.append(f"p {p_text(row[name])} {where}")
     is_measured = row["source"] == MEASURED
@@ -192,20 +196,21 @@ def distributions(protocol: ProtocolResults) -> RowsFigure:
     return RowsFigure(
         title=protocol.name,
         note=_best_of(len(names), len(protocol.measured)),
-        label=("accuracy of an episode, %",),
+        label=("recall of a class, %" if protocol.is_whole else "accuracy of an episode, %",),
         rows=[
-            FigureRow(label, _box_details(protocol.display_name(name), box), box.median, box=box)
+            FigureRow(label, _box_details(protocol, name, box), box.median, box=box)
             for label, (name, box) in zip(labels, protocol.quantiles.items(), strict=True)
         ],
         first_transductive=_first_transductive(names, protocol),
     )
 
 
-def _box_details(name: str, box: Quantiles) -> list[str]:
+def _box_details(protocol: ProtocolResults, name: str, box: Quantiles) -> list[str]:
+    unit = "classes" if protocol.is_whole else "episodes"
     return [
-        name,
+        protocol.display_name(name),
         f"median {box.median:.1f}, mean {box.mean:.2f}",
-        f"half of the episodes: {box.first_quartile:.1f} to {box.third_quartile:.1f}",
+        f"half of the {unit}: {box.first_quartile:.1f} to {box.third_quartile:.1f}",
         f"nine in ten: {box.low:.1f} to {box.high:.1f}",
     ]
 
@@ -369,12 +374,13 @@ def classes(protocol: ProtocolResults) -> RowsFigure:
     found = pair.classes
     order = found.order[:_MOST_CLASSES]
     names = [found.names[number] for number in order.tolist()]
+    unit = "images" if protocol.is_whole else "episodes"
     numbers = (found.accuracy_a, found.accuracy_b, found.differences, found.half_widths)
     columns = [*((100 * column[order]).tolist() for column in numbers), found.episodes[order].tolist()]
     rows = [
         FigureRow(
             label,
-            (name, f"{accuracy_a:.1f}% against {accuracy_b:.1f}%, {episodes:,} episodes"),
+            (name, f"{accuracy_a:.1f}% against {accuracy_b:.1f}%, {episodes:,} {unit}"),
             difference,
             (difference - half_width, difference + half_width),
             verdict="better" if difference >= 0 else "worse",
@@ -404,6 +410,7 @@ class CostFigure(FigureData):
         needs_legend: whether there are several kinds.
         has_intervals: whether intervals are drawn; many hide each other and take long to draw.
         ticks: seconds and their texts.
+        unit: what takes these seconds.
     """
 
     rows: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -411,6 +418,7 @@ class CostFigure(FigureData):
     needs_legend: bool = False
     has_intervals: bool = True
     ticks: Mapping[float, str] = field(default_factory=dict)
+    unit: str = "episode"
 
 
 def cost(protocol: ProtocolResults) -> CostFigure:
@@ -440,6 +448,7 @@ def cost(protocol: ProtocolResults) -> CostFigure:
         needs_legend=rows["kind"].nunique() > 1 or bool(protocol.transductive),
         has_intervals=len(rows) <= _MOST_COST_INTERVALS,
         ticks={tick: time_text(tick) for tick in ticks},
+        unit="image" if protocol.is_whole else "episode",
     )
 
 
@@ -485,7 +494,10 @@ def matrix(protocol: ProtocolResults) -> MatrixFigure:
     episodes = f"{most:,}" if least == most else f"{least:,} to {most:,}"
     return MatrixFigure(
         title=protocol.name,
-        note=_joined(f"{episodes} common episodes", _best_of(count, count + pairs.left_out)),
+        note=_joined(
+            f"{episodes} common {'test images' if protocol.is_whole else 'episodes'}",
+            _best_of(count, count + pairs.left_out),
+        ),
         labels=[f"{name}  {number}" for number, name in enumerate(names, 1)],
         values=[[value if is_small or mark == "*" else math.nan for value, mark in row] for row in cells],
         texts=texts if is_small else (),
@@ -504,4 +516,6 @@ def _pair_details(pairs: Pairs, row: int, column: int, protocol: ProtocolResults
         return []
     is_mixed = (pairs.methods[row] in protocol.transductive) != (pairs.methods[column] in protocol.transductive)
     verdict = "; ".join(filter(None, (pairs.verdict(row, column), ACROSS if is_mixed else "")))
+    if protocol.is_whole:
+        return [verdict, f"p {p_text(split)} over test images"]
     return [verdict, f"p {p_text(split)} on this split, {p_text(beyond)} beyond it"]

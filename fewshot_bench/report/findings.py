@@ -22,6 +22,7 @@ from fewshot_bench.report.names import (
     baseline_name,
     is_across,
     is_transductive,
+    is_whole,
     row_name,
     shared_stages,
     task_names,
@@ -193,7 +194,7 @@ def _highest(
         return f"{name} is the best{ON_THIS_SPLIT} {mean}; {beyond}"
     sentence = f"{name} has the highest mean {mean}"
     if equals:
-        sentence += f", but {_not_distinguished(equals, others)}{ON_THIS_SPLIT}"
+        sentence += f", but {_not_distinguished(equals, others)}{'' if is_whole(top) else ON_THIS_SPLIT}"
     if on_split and is_known:
         also = " either" if equals and len(on_split) < len(others) else ""
         sentence += f"{';' if equals else ', but'} for {wider}, {_not_distinguished(on_split, others)}{also}"
@@ -241,7 +242,8 @@ def _cost(top: Mapping[Any, Any], equals: Sequence[Mapping[Any, Any]]) -> str:
     speed = top["episodes_per_second"]
     if not speed > 0:
         return ""
-    time = f"{top['brief'] if equals else 'It'} takes {time_text(1 / speed)} per episode"
+    unit = "image" if is_whole(top) else "episode"
+    time = f"{top['brief'] if equals else 'It'} takes {time_text(1 / speed)} per {unit}"
     timed = [row for row in equals if row["episodes_per_second"] >= 2 * speed]
     if not timed:
         return f"{time}."
@@ -341,8 +343,9 @@ def _headline(row: dict[Any, Any]) -> str:
     task = row["diff_ci95_high"] - row["difference"]
     ends = row["diff_training_ci95_low"], row["diff_training_ci95_high"]
     training = ends if ends[0] == ends[0] else None
-    sentence = headline(interval, task, row["verdict"], is_across=is_across(row), training=training)
-    return f"{sentence} ({p_of_both(row['p_corrected'], p)})"
+    whole = is_whole(row)
+    sentence = headline(interval, task, row["verdict"], is_across=is_across(row), training=training, is_whole=whole)
+    return f"{sentence} ({p_of_both(row['p_corrected'], p, is_whole=whole)})"
 
 
 def _of_the_two_best(protocol: ProtocolResults) -> str:
@@ -356,8 +359,9 @@ def _of_the_two_best(protocol: ProtocolResults) -> str:
     p, interval, verdict = float(pairs.p[0, 1]), pairs.best_two, pairs.verdict(0, 1)
     if p != p or interval is None:
         return f"The {two} on {protocol.name}, {named}, share too few episodes to be tested."
-    sentence = headline(interval, pairs.best_two_task, verdict, is_across=len(kinds) > 1)
-    answer = f"{sentence} ({p_of_both(p, float(pairs.p_beyond[0, 1]))})"
+    whole = protocol.is_whole
+    sentence = headline(interval, pairs.best_two_task, verdict, is_across=len(kinds) > 1, is_whole=whole)
+    answer = f"{sentence} ({p_of_both(p, float(pairs.p_beyond[0, 1]), is_whole=whole)})"
     if verdict == NOTHING_SHOWN:
         return f"Of the {two} on {protocol.name}, {named}, neither is shown to be better: {answer}."
     otherwise = f" The result may differ for {_WIDER[interval.covers]}." if is_on_this_split(verdict) else ""

@@ -14,7 +14,14 @@ from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.text import guarded, unguarded
 from fewshot_bench.errors import LocationError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, ONE_TRAINING, protocol_rows, training_rows
+from fewshot_bench.report.leaderboard_rows import (
+    COLUMNS,
+    MEASURED,
+    OF_WHOLE_SPLITS,
+    ONE_TRAINING,
+    protocol_rows,
+    training_rows,
+)
 from fewshot_bench.report.names import cells_of_method, is_transductive, shown_names, the_trainings
 from fewshot_bench.report.published.rows import published_comparisons_of, published_rows_of
 from fewshot_bench.report.published.tables import PublishedResult, published_results
@@ -48,9 +55,9 @@ def leaderboard(
 
     Returns:
         A row per method, training of a method with several, and fitting published number, with the columns
-        `leaderboard_rows.COLUMNS`, sorted by protocol, then from the best mean to the worst; trainings stand below
-        their method. The test is empty for the baseline itself, and on protocols that have no baseline or several of
-        its name.
+        `leaderboard_rows.COLUMNS`, those of whole splits where there are any, sorted by protocol, then from the best
+        mean to the worst; trainings stand below their method. The test is empty for the baseline itself, and on
+        protocols that have no baseline or several of its name.
 
     Raises:
         OutcomeError: nothing is stored, or a part is damaged.
@@ -80,7 +87,9 @@ def leaderboard(
         rows += training_rows(scores, methods, names)
         baseline_name = None if position is None else names[methods.cells[position].key]
         rows += published_rows_of(methods, published, position, baseline_name, correct)
-    return sorted_rows(pd.DataFrame(rows, columns=list(COLUMNS)))
+    has_whole = any(cell.protocol.is_whole for cell in cells)
+    columns = [name for name in COLUMNS if has_whole or name not in OF_WHOLE_SPLITS]
+    return sorted_rows(pd.DataFrame(rows, columns=columns))
 
 
 def _position(methods: TaskScores, baseline: Cell | None) -> int | None:
@@ -100,6 +109,7 @@ def sorted_rows(frame: pd.DataFrame) -> pd.DataFrame:
     Beside measured transductive methods the published rows come last, else among the others. Trainings stand below
     their method, by their seeds. A text that does not exist is None.
     """
+    frame = frame[[name for name in COLUMNS if name in frame]].copy()
     for column in (name for name, kind in COLUMNS.items() if kind == "text"):
         frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
     keys = [*_PROTOCOL, "kind", "mean", "method", "method_fingerprint"]

@@ -25,6 +25,7 @@ from fewshot_bench.report.names import (
     has_odd_interval,
     is_across,
     is_transductive,
+    is_whole,
     row_name,
     shared_stages,
     task_text,
@@ -45,6 +46,7 @@ from fewshot_bench.statistics import Correction
 from fewshot_bench.units import rate_text
 
 REPORTED_TITLE = "reported beside measured, other episodes"
+WHOLE_REPORTED_TITLE = "reported beside measured, other trainings"
 _WIDE, _NARROW_VERDICT = 100, 13
 _BELOW = "- "
 """Before the name of a training, which stands below its method."""
@@ -65,16 +67,22 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
     )
     for key, rows in groups.items():
         print_table(console, titles[key], _results_table(rows, console, claim))
-        for test, how in ((PAIRED, "paired t-test on the same episodes"), (WELCH, "Welch's t-test, other episodes")):
+        same = f"paired t-test on the same {_unit(rows.iloc[0].to_dict())}s"
+        for test, how in ((PAIRED, same), (WELCH, "Welch's t-test, other episodes")):
             tested = rows[rows["test"] == test]
             if len(tested):
                 title = f"against {printable(_baseline(rows, tested))}, {how}"
                 print_table(console, title, _tests_table(tested, console))
         beside = rows[rows["reported"].notna()]
         if len(beside):
-            print_table(console, REPORTED_TITLE, reported_table(beside.to_dict("records"), console))
+            print_table(console, reported_title(rows), reported_table(beside.to_dict("records"), console))
     for note in leaderboard_notes(frame, claim):
         console.print(Text(note, "dim"))
+
+
+def reported_title(rows: pd.DataFrame) -> str:
+    """The title of a table of published numbers beside measured ones of one protocol."""
+    return WHOLE_REPORTED_TITLE if is_whole(rows.iloc[0].to_dict()) else REPORTED_TITLE
 
 
 def print_answers(lines: Sequence[str], console: Console) -> None:
@@ -96,26 +104,32 @@ def _baseline(rows: pd.DataFrame, tested: pd.DataFrame) -> str:
 
 
 def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
-    group = LETTER_COLUMNS[claim]
+    group, whole = LETTER_COLUMNS[claim], is_whole(rows.iloc[0].to_dict())
     plus_minus = plus_minus_of(console)
-    with_data = bool(rows["data_ci95"].notna().any())
+    with_data = bool(rows["data_ci95"].notna().any()) and not whole
     measured = rows[rows["source"] == MEASURED]
     with_letters = len(measured) > 1 and bool(rows[group].notna().any())
     interval = _interval_name(rows)
     headers = ["median %", f"mean % {plus_minus} {interval}{f' {plus_minus} data' if with_data else ''}"]
-    table = new_table("method", *headers, *(["same"] if with_letters else []), "episodes/s")
+    if whole:
+        headers = [f"top-1 % {plus_minus} images", "recall %", "ECE %"]
+    table = new_table("method", *headers, *(["same"] if with_letters else []), "images/s" if whole else "episodes/s")
     lines: list[_Line] = []
     best = {kind: max(same) for kind, same in _means_by_kind(measured).items()}
     for row in rows.to_dict("records"):
         is_printed, is_training = is_published(row), row["source"] == ONE_TRAINING
         is_best = not (is_printed or is_training) and row["mean"] == best[is_transductive(row)]
         style = "bold" if is_best else "dim" if is_printed or is_training else ""
-        widths = [width for width in (row["ci95"], row["data_ci95"]) if width == width]
+        shown_widths = (row["ci95"],) if whole else (row["ci95"], row["data_ci95"])
+        widths = [width for width in shown_widths if width == width]
         odd = ODD if has_odd_interval(row) else ""
         mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths), odd])
         letters = [Text(row[group] or "", style)] if with_letters else []
         rate = Text(rate_text(row["episodes_per_second"]))
         numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, rate]
+        if whole:
+            others = [percent_text(row.get(name, math.nan)) for name in ("class_recall", "calibration_error")]
+            numbers = [Text(mean, style), *(Text(text, style) for text in others), *letters, rate]
         name = f"{row_name(row)}{PUBLISHED if is_printed else ''}"
         name = f"{_BELOW}seed {int(row['training_seed'])}" if is_training else name
         lines.append(_Line(_kind(row), name, _note(row, rows, plus_minus), numbers))
@@ -138,17 +152,20 @@ def _kind(row: Mapping[Any, Any]) -> str:
 
 
 def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
-    claims = claims_header(tested["correction"].iloc[0])
-    table = new_table("method", effect_header(console, _interval_name(tested)), claims)
+    whole = is_whole(tested.iloc[0].to_dict())
+    claims = claims_header(tested["correction"].iloc[0], is_whole=whole)
+    table = new_table("method", effect_header(console, _interval_name(tested), is_whole=whole), claims)
     table.add_column("at 5%", max_width=verdict_width(console))
     lines: list[_Line] = []
     for row in tested.to_dict("records"):
         ends = (row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"])
-        effect = difference_text(*ends, row["diff_ci95_high"] - row["difference"], plus_minus_of(console))
+        half_width = row["diff_ci95_high"] - row["difference"]
+        effect = difference_text(*ends, half_width, plus_minus_of(console), is_whole=whole)
         mark = ACROSS_MARK if is_across(row) else ""
         is_odd = has_odd_interval(row)
         words = Text(f"{row['verdict']}{mark}{ODD}") if is_odd else coloured(f"{row['verdict']}{mark}", row["verdict"])
-        numbers = [Text(effect), Text(claims_text(row["p_corrected"], row["p_beyond_corrected"])), words]
+        p = claims_text(row["p_corrected"], row["p_beyond_corrected"], is_whole=whole)
+        numbers = [Text(effect), Text(p), words]
         lines.append(_Line(_kind(row), row_name(row), _test_note(row), numbers))
     return _filled(table, console, lines)
 
@@ -180,8 +197,10 @@ def reported_table(rows: Sequence[Mapping[Any, Any]], console: Console) -> Table
     return _filled(table, console, lines)
 
 
-def effect_header(console: Console, interval: str = "task") -> str:
-    """The header of differences with both of their intervals."""
+def effect_header(console: Console, interval: str = "task", *, is_whole: bool = False) -> str:
+    """The header of differences with both of their intervals; on a whole split there is one."""
+    if is_whole:
+        return f"points {plus_minus_of(console)}images"
     return f"points (data) {plus_minus_of(console)}{interval}"
 
 
@@ -190,25 +209,29 @@ def verdict_width(console: Console) -> int | None:
     return None if console.width >= _WIDE else _NARROW_VERDICT
 
 
-def claims_header(correction: Correction) -> str:
+def claims_header(correction: Correction, *, is_whole: bool = False) -> str:
     """The header of the p values of both claims; the notes say how they are corrected."""
-    return f"p{'' if correction == 'none' else CORRECTED} split/beyond"
+    return f"p{'' if correction == 'none' else CORRECTED}{'' if is_whole else ' split/beyond'}"
 
 
-def claims_text(p_split: float, p_beyond: float) -> str:
-    """The p values of both claims in one cell."""
+def claims_text(p_split: float, p_beyond: float, *, is_whole: bool = False) -> str:
+    """The p values of both claims in one cell; on a whole split they are one."""
+    if is_whole:
+        return p_text(p_split)
     return f"{p_text(p_split)}/{p_text(p_beyond)}"
 
 
 def _test_note(row: Mapping[Any, Any]) -> str:
     if row["test"] != PAIRED:
         return ""
-    is_whole = row["paired_episodes"] >= row["episodes"] * row["runs"]
-    parts = [] if is_whole else [count_text(int(row["paired_episodes"]), "common episode")]
+    has_all = row["paired_episodes"] >= row["episodes"] * row["runs"]
+    parts = [] if has_all else [count_text(int(row["paired_episodes"]), f"common {_unit(row)}")]
     if row["p_training"] == row["p_training"]:
         ends = f"{row['diff_training_ci95_low']:+.2f}, {row['diff_training_ci95_high']:+.2f}"
         mark = "" if row["correction"] == "none" else CORRECTED
         parts.append(f"over trainings {ends}, p{mark} {p_text(row['p_training_corrected'])}")
+    if (p := row.get("p_by_seed_corrected", math.nan)) == p:
+        parts.append(f"t-test by seed p{'' if row['correction'] == 'none' else CORRECTED} {p_text(p)}")
     return f"({'; '.join(parts)})" if parts else ""
 
 
@@ -218,7 +241,7 @@ def _note(row: Mapping[Any, Any], rows: pd.DataFrame, plus_minus: str) -> str:
         return f"({row['source'].split('; ')[0]})"
     uneven = (
         f"{count_text(int(row['runs']), 'run')} of {count_text(int(row['episodes']), 'episode')}"
-        if _is_uneven(rows) and row["source"] == MEASURED
+        if _is_uneven(rows) and row["source"] == MEASURED and not is_whole(row)
         else ""
     )
     shown_elsewhere = ("transductive", *BASELINE_KINDS.values())  # by the name, and in the table of the tests
@@ -282,8 +305,20 @@ def print_table(console: Console, title: str, table: Table) -> None:
     console.print()
 
 
+def _unit(row: Mapping[Any, Any]) -> str:
+    return "test image" if is_whole(row) else "episode"
+
+
+def percent_text(value: float) -> str:
+    """A percentage; a dash where it is unknown."""
+    return f"{value:.2f}" if value == value else "-"
+
+
 def _title(rows: pd.DataFrame) -> str:
     first = rows.to_dict("records")[0]
+    if is_whole(first):
+        measured = rows.loc[rows["source"] == MEASURED, "episodes"]
+        return f"{task_text(first)}, {first['way']} classes, {count_text(int(measured.max()), 'test image')}"
     seed = f", seed {first['seed']}" if first["seed"] else ""
     queries = f"{first['queries']} queries per class, " if first["queries"] else ""  # claimed episodes do not say
     return f"{task_text(first)}, {queries}{_length(rows)}{seed}"

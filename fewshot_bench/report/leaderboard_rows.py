@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.report.by_seed import by_seed
 from fewshot_bench.report.names import BALANCED_FLAG, BASELINE_KINDS, CLAIMED_FLAG
 from fewshot_bench.report.scores import TaskScores, data_intervals_of, task_columns
 from fewshot_bench.report.trainings import training_seed
@@ -26,6 +27,7 @@ from fewshot_bench.statistics import (
     Correction,
     DataInterval,
     PairedTest,
+    Summary,
     TrainingDifference,
     episode_median,
     paired_t_test,
@@ -129,11 +131,15 @@ COLUMNS: dict[str, Format] = {
     "training_seed": "count", "trainings": "count", "training_sd": "percent", "training_ci95": "percent",
     "diff_training_ci95_low": "percent", "diff_training_ci95_high": "percent",
     "p_training": "p", "p_training_corrected": "p", "training_of": "text",
+    "class_recall": "percent", "calibration_error": "percent", "p_by_seed": "p", "p_by_seed_corrected": "p",
     "reported": "percent", "reported_ci95": "percent", "reported_by": "text", "reported_difference": "percent",
     "reported_diff_ci95_low": "percent", "reported_diff_ci95_high": "percent", "reported_p": "p",
     "reported_p_corrected": "p", "reported_verdict": "text", "note": "text",
 }  # fmt: skip
 """The columns of the leaderboard, and how the CSV writes each: percent with 4 decimals, rates with 1, p in full."""
+OF_WHOLE_SPLITS = ("class_recall", "calibration_error", "p_by_seed", "p_by_seed_corrected")
+"""Columns of a leaderboard that has rows on whole splits: mean recall of the classes, expected calibration error, and p
+of the t-test against the baseline that is paired by seed."""
 MEASURED, ONE_TRAINING = "measured", "one training"
 """Source of the rows of methods, and of those of a training where a method has several: these are not ranked."""
 PAIRED = "paired t"
@@ -141,7 +147,8 @@ _NO_TEST = dict.fromkeys(
     (
         "difference", "diff_ci95_low", "diff_ci95_high", "diff_data_ci95_low", "diff_data_ci95_high", "p",
         "p_corrected", "p_beyond", "p_beyond_corrected", "diff_training_ci95_low", "diff_training_ci95_high",
-        "p_training", "p_training_corrected", "effect_size", "wins", "ties", "losses", "paired_episodes",
+        "p_training", "p_training_corrected", "p_by_seed", "p_by_seed_corrected",
+        "effect_size", "wins", "ties", "losses", "paired_episodes",
     ),
     math.nan,
 )  # fmt: skip
@@ -166,11 +173,13 @@ def protocol_rows(
     differences = _with_data_intervals(tests, scores, baseline)
     claims = corrected_claims([test["p"] for test in tests], [test["p_beyond"] for test in tests], correct)
     over = corrected_with_unknown([test["p"] for test in tests], [test["p_training"] for test in tests], correct)
-    for test, split, beyond, training in zip(tests, *claims, over, strict=True):
+    seeds = corrected_with_unknown([test["p"] for test in tests], [test["p_by_seed"] for test in tests], correct)
+    for test, split, beyond, training, by_seeds in zip(tests, *claims, over, seeds, strict=True):
         test |= {
             "p_corrected": float(split),
             "p_beyond_corrected": float(beyond),
             "p_training_corrected": float(training),
+            "p_by_seed_corrected": float(by_seeds),
         }
     numbers, wrong = [_numbers(scores, row) for row in range(len(scores.cells))], scores.why_no_classes
     failed = scores.failed or [0] * len(scores.cells)
@@ -184,7 +193,7 @@ def protocol_rows(
             "method": names[cell.key],
             **task_columns(cell.protocol),
             **numbers[row],
-            "data_ci95": math.nan if interval is None else 100 * interval.half_width,
+            "data_ci95": _data_width(numbers[row], interval),
             "group": letters["beyond"][row],
             "group_split": letters["split"][row],
             "against_best": against_best[row],
@@ -200,7 +209,14 @@ def protocol_rows(
             "correction": correct,
             **_identity(cell),
             **_trainings(scores, row),
-            "flags": "; ".join([*_flags(cell, numbers[row], failed[row]), *across[row], *([wrong] if wrong else [])])
+            "flags": "; ".join(
+                [
+                    *_flags(cell, numbers[row], failed[row]),
+                    *_missing(scores, row),
+                    *across[row],
+                    *([wrong] if wrong else []),
+                ]
+            )
             or None,
             "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
         }
@@ -237,14 +253,14 @@ def training_rows(scores: TaskScores, methods: TaskScores, names: Mapping[str, s
                 "method": names[cell.key],
                 **task_columns(cell.protocol),
                 **numbers,
-                "data_ci95": math.nan if interval is None else 100 * interval.half_width,
+                "data_ci95": _data_width(numbers, interval),
                 "beyond": beyond_text(interval),
                 **_NO_TEST,
                 **_identity(cell),
                 "source": ONE_TRAINING,
                 "training_seed": training_seed(cell.method),
                 "training_of": method_of[cell.key],
-                "flags": "; ".join(_flags(cell, numbers, failed[row])) or None,
+                "flags": "; ".join([*_flags(cell, numbers, failed[row]), *_missing(scores, row)]) or None,
                 "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
             }
         )
@@ -294,7 +310,7 @@ def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
     """What a reader should know before believing the row."""
     overlap = pretraining_overlap(cell.provenance.get("pretraining"), cell.protocol.dataset).flag
     card, stopping = cell.protocol, []
-    uneven = "" if card.has_even_queries or card.is_claimed else ", which these episodes do not have"
+    uneven = "" if card.has_even_queries or card.is_claimed or card.is_whole else ", which these episodes do not have"
     for rule in cell.provenance.get("stopping", []):
         reached = "" if numbers["ci95"] <= rule["half_width"] else ", not reached"
         stopping.append(f"until ±{rule['half_width']:g}{reached}")
@@ -306,6 +322,28 @@ def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
         *([overlap] if overlap else []),
         *stopping,
     ]
+
+
+def _data_width(numbers: Mapping[str, Any], interval: DataInterval | None) -> float:
+    """The half-width of a data interval; NaN where a whole split has none over its images."""
+    is_unknown = interval is None or ("class_recall" in numbers and math.isnan(numbers["ci95"]))
+    return math.nan if interval is None or is_unknown else 100 * interval.half_width
+
+
+def _missing(scores: TaskScores, row: int) -> list[str]:
+    """What a whole split lacks: images, the first of which are of some classes alone, or images that differ."""
+    own = scores.of(row)
+    missing = scores.images_without(own)
+    alike = "every image right or every one wrong, so no interval is known"
+    return [
+        *([f"only {int(own.sum()):,} of {int(own.sum()) + missing:,} test images"] if missing else []),
+        *([alike] if scores.protocol.is_whole and _is_constant(scores, row) else []),
+    ]
+
+
+def _is_constant(scores: TaskScores, row: int) -> bool:
+    """Whether a method has the same accuracy on every image, from which no interval follows."""
+    return bool(np.ptp(scores.accuracy[row, scores.of(row)]) == 0)
 
 
 def _across(scores: TaskScores, row: int, baseline: int | None, test: Mapping[str, Any]) -> list[str]:
@@ -320,7 +358,10 @@ def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:
     """Point estimates of one cell with their intervals."""
     own = scores.of(row)
     accuracy = scores.accuracy[row, own]
-    summary, middle = summarise(accuracy, scores.run[own]), episode_median(accuracy)
+    summary = summarise(accuracy, scores.run[own])
+    if scores.protocol.is_whole:
+        return _numbers_of_images(scores, row, summary)
+    middle = episode_median(accuracy)
     return {
         "episodes": summary.episodes,
         "runs": summary.runs,
@@ -334,6 +375,23 @@ def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:
     }
 
 
+def _numbers_of_images(scores: TaskScores, row: int, summary: Summary) -> dict[str, Any]:
+    """Point estimates of a cell on a whole split; the median over images would be right or wrong."""
+    recall = scores.class_recall(row)
+    mean = {"median": 100 * summary.interval.mean, "median_ci95": 100 * summary.interval.half_width}
+    if _is_constant(scores, row):
+        mean["median_ci95"] = math.nan
+    return {
+        "episodes": summary.episodes,
+        "runs": summary.runs,
+        **mean,
+        "mean": mean["median"],
+        "ci95": mean["median_ci95"],
+        "class_recall": 100 * float(np.nanmean(recall)) if recall.size else math.nan,
+        "calibration_error": 100 * scores.calibration_errors[row] if scores.calibration_errors else math.nan,
+    }
+
+
 def _tested(scores: TaskScores, row: int, baseline: int | None) -> dict[str, Any]:
     """The test of one cell against the baseline, on the episodes that both have."""
     if baseline is None or row == baseline:
@@ -343,8 +401,10 @@ def _tested(scores: TaskScores, row: int, baseline: int | None) -> dict[str, Any
         return dict(_NO_TEST)
     test = paired_t_test(scores.accuracy[row, both], scores.accuracy[baseline, both])
     training = scores.training_difference(row, baseline)
+    seeds = by_seed(scores, row, baseline)
     return {
         **_NO_TEST,
+        **({} if seeds is None or seeds.paired is None else {"p_by_seed": seeds.paired.p}),
         **({} if training is None else _over_trainings(training)),
         "difference": 100 * test.mean_difference,
         "diff_ci95_low": 100 * test.ci_low,

@@ -14,6 +14,7 @@ import pandas as pd
 from fewshot_bench._io.locations import Location
 from fewshot_bench._io.text import printable
 from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
+from fewshot_bench.limits import WHOLE_SAMPLER
 from fewshot_bench.outcomes import TRANSDUCTIVE, Cell, OutcomeStore, ProtocolCard, marked
 from fewshot_bench.outcomes.claimed import ACCURACY_FILES
 from fewshot_bench.report.scores import task_columns
@@ -340,7 +341,9 @@ def _window(name: str, start: int, longest: int) -> str:
 
 
 def task_text(row: Mapping[Any, Any]) -> str:
-    """The task of a leaderboard's row, e.g. "cifar-fs 5-way 1-shot"."""
+    """The task of a leaderboard's row, e.g. "cifar-fs 5-way 1-shot" or "cifar-100 whole test split"."""
+    if is_whole(row):
+        return printable(f"{row['dataset']} whole {row['split']} split")
     split = "" if row["split"] == "novel" else f" ({row['split']} split)"
     sampler = "" if row["sampler"] == "standard" else f" {row['sampler']}"
     return printable(f"{row['dataset']}{split} {row['way']}-way {row['shot']}-shot{sampler}")
@@ -372,6 +375,11 @@ def disambiguated(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str
     for key, name in names.items():
         differing.setdefault(name, set()).add(more[key])
     return {key: name + more[key] if len(differing[name]) > 1 else name for key, name in names.items()}
+
+
+def is_whole(row: Mapping[Any, Any]) -> bool:
+    """Whether a leaderboard's row is about a whole split, whose episodes are its images."""
+    return bool(row["sampler"] == WHOLE_SAMPLER)
 
 
 def is_transductive(row: Mapping[Any, Any]) -> bool:

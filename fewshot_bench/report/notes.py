@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fewshot_bench._io.text import printable
+from fewshot_bench.limits import WHOLE_SAMPLER
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.report.leaderboard_rows import MEASURED, ONE_TRAINING
 from fewshot_bench.report.names import (
@@ -17,6 +18,7 @@ from fewshot_bench.report.names import (
     has_odd_interval,
     is_across,
     is_transductive,
+    is_whole,
     task_text,
 )
 from fewshot_bench.report.verdicts import (
@@ -43,15 +45,21 @@ REPORTED_NOTE = (
     "which covers neither another training nor other classes and images"
 )
 DISJOINT = "disjoint"
+RECALL_NOTE = "recall: mean over the classes; ECE: expected calibration error, 15 bins, mean over trainings"
+WHOLE_NOTE = "images: 95% CI over the test images, of the mean over trainings; p: paired t-test over them"
 
 
 def leaderboard_notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
     """What the columns and marks of a leaderboard mean, a line each."""
     measured = frame[frame["source"] == MEASURED]
-    beyond = set(measured["beyond"])
+    whole = measured["sampler"] == WHOLE_SAMPLER
+    drawn = measured[~whole]
+    beyond = set(drawn["beyond"])
     unknown = {words.removeprefix(UNKNOWN) for words in beyond if words.startswith(UNKNOWN)}
-    interval = "open" if len(measured) and (measured["sampler"] == DISJOINT).all() else "task"
-    notes = interval_notes({words for words in beyond if not words.startswith(UNKNOWN)}, unknown, interval=interval)
+    interval = "open" if len(drawn) and (drawn["sampler"] == DISJOINT).all() else "task"
+    covers = {words for words in beyond if not words.startswith(UNKNOWN)}
+    notes = interval_notes(covers, unknown, interval=interval) if len(drawn) or not len(measured) else []
+    notes += [WHOLE_NOTE, RECALL_NOTE] if whole.any() else []
     if interval == "task" and (frame["sampler"] == DISJOINT).any():
         notes.append("open: 95% CI over episodes that share no image; it covers the images too")
     if frame["p"].notna().any():
@@ -66,7 +74,11 @@ def leaderboard_notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
         notes.append(TRAININGS_NOTE)
     published = frame[[is_published(row) for row in frame.to_dict("records")]]
     if len(published):
-        notes.append(f"{PUBLISHED.strip()}: as published, on other episodes; the CSV names the table")
+        others = {"trainings" if is_whole(row) else "episodes" for row in published.to_dict("records")}
+        how = " or ".join(
+            {"trainings": "of other trainings", "episodes": "on other episodes"}[kind] for kind in sorted(others)
+        )
+        notes.append(f"{PUBLISHED.strip()}: as published, {how}; the CSV names the table")
     if any(has_odd_interval(row) for row in published.to_dict("records")):
         notes.append(f"{ODD.strip()}: implausibly wide or narrow interval; the CSV says why")
     if frame["reported"].notna().any():

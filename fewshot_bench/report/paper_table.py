@@ -23,10 +23,12 @@ from fewshot_bench.report.names import (
     CLAIMED,
     TRANSDUCTIVE_NOTE,
     is_transductive,
+    is_whole,
     row_name,
     task_names,
     trainings_text,
 )
+from fewshot_bench.report.notes import is_published
 from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim, correction_words
 from fewshot_bench.statistics import read_letters
 
@@ -44,6 +46,7 @@ _WHERE = {
     "images of these classes": "beyond this split (other images of these classes)",
 }
 _ON_THIS_SPLIT = "on this split (these classes and images)"
+_OVER_IMAGES = "±: half-width of the 95% interval over the test images, for other images of these classes."
 _ABSENT = "–"
 _BALANCED = "‡"
 _MIDRULE = "\\midrule\n"
@@ -173,7 +176,7 @@ def publication_table(
             is_best = is_measured and row[number] == best[is_transductive(row)][number]
             entries.setdefault(_table_name(row), {})[task] = Entry(
                 accuracy=float(row[number]),
-                half_widths=tuple(float(row[name]) for name in widths if _is_known(row[name])),
+                half_widths=tuple(float(row[name]) for name in _widths_of(row, widths) if _is_known(row[name])),
                 is_best=is_best,
                 is_not_worse=is_measured and not is_best and row["method"] in not_worse,
                 is_published=not (is_measured or is_training),
@@ -248,6 +251,11 @@ def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Clai
     return f"% needs \\usepackage{{booktabs}}\n{text}"
 
 
+def _widths_of(row: Mapping[Hashable, Any], widths: Sequence[str]) -> Sequence[str]:
+    """The columns of the half-widths of a row; on a whole split there is one interval, over test images."""
+    return ("ci95",) if is_whole(row) and widths else widths
+
+
 def _reach(best: Mapping[Hashable, Any] | None, claim: Claim) -> str:
     """Where the best is compared with the others, in words; empty where no test reaches that far."""
     if best is None or not _word(best, LETTER_COLUMNS[claim]):
@@ -295,6 +303,12 @@ def _what_is_shown(
 ) -> str:
     """The sentence on the numbers and on what their half-widths cover."""
     measured = [row for rows in groups.values() for row in rows if row["source"] == MEASURED]
+    whole = [row for row in measured if is_whole(row)]
+    if whole and len(whole) == len(measured):
+        return f"Top-1 accuracy in %. {_OVER_IMAGES}" if plus_minus != "none" else "Top-1 accuracy in %."
+    also = f" On whole splits: {_OVER_IMAGES[0].lower()}{_OVER_IMAGES[1:]}" if whole and plus_minus != "none" else ""
+    measured = [row for row in measured if not is_whole(row)]
+    groups = {task: rows for task, rows in groups.items() if not any(is_whole(row) for row in rows)}
     is_one_run = all(row["runs"] == 1 for row in measured)
     number, _ = _WIDTHS[plus_minus]
     is_median = number == "median" and not is_one_run
@@ -307,7 +321,7 @@ def _what_is_shown(
         "data": f"±: {width} {_data_coverage(groups)}.",
         "both": f"First ±: {width} episodes, {here}. Second ±, where it is known: over {_data_coverage(groups)}.",
     }
-    return f"{shown} {sentences[plus_minus]}"
+    return f"{shown} {sentences[plus_minus]}{also}"
 
 
 def _data_coverage(groups: Mapping[str, Sequence[Mapping[Hashable, Any]]]) -> str:
@@ -348,16 +362,27 @@ def _marks(
             else "All others: shown to be worse"
         )
         sentences.append(f"{claimed} {_with_exceptions(tested)}.")
-        sentences.append(f"Each pair is tested on the episodes that both have, at 5%, {correction_words(correction)}.")
+        unit = _unit_of(rows)
+        sentences.append(f"Each pair is tested on the {unit} that both have, at 5%, {correction_words(correction)}.")
     if untested:
         where = f" for {_listed(untested)}" if tested else ""
         why = "the methods share too few episodes" if claim == "split" else "no test reaches beyond this split"
         sentences.append(f"Nothing is underlined{where}: {why}.")
     if any(entry.is_published for entry in entries):
-        sentences.append("†: as published, on other episodes; not ranked.")
+        published = [row for same in groups.values() for row in same if is_published(row)]
+        are_whole = {is_whole(row) for row in published}
+        how = {frozenset({False}): "on other episodes", frozenset({True}): "of other trainings"}
+        others = how.get(frozenset(are_whole), "on other episodes or of other trainings")
+        sentences.append(f"†: as published, {others}; not ranked.")
     if any(len(row) < len(groups) for row in methods.values()):
         sentences.append(f"{_ABSENT}: no result.")
     return sentences
+
+
+def _unit_of(rows: Sequence[Mapping[Hashable, Any]]) -> str:
+    """What the pairs of a test are."""
+    kinds = {is_whole(row) for row in rows}
+    return "episodes" if kinds == {False} else "test images" if kinds == {True} else "episodes or test images"
 
 
 def _table_name(row: Mapping[Hashable, Any]) -> str:

@@ -124,12 +124,18 @@ def given_spread(sd: float, correlation: float) -> Spread:
 
 
 def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
-    """Spreads of two stored methods, one per protocol that both were run on.
+    """Spreads of two stored methods, one per protocol that both were run on; whole splits have no episodes to plan.
 
     Raises:
-        UnknownNameError, ComparisonError: as `compare_tasks`.
+        UnknownNameError, ComparisonError: as `compare_tasks`, or all protocols are whole splits.
     """
-    pairs = stored_pairs(store, a, b)
+    every = stored_pairs(store, a, b)
+    pairs = [scores for scores in every if not scores.protocol.is_whole]
+    if not pairs:
+        raise ComparisonError(
+            f"power says how many episodes to draw, and {every[0].protocol.task} has as many images as it has. See "
+            "fewshot-bench compare for the interval over them."
+        )
     names = protocol_names([scores.protocol for scores in pairs])
     spreads = []
     for scores in pairs:

@@ -22,18 +22,21 @@ from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.limits import MOST_DRAWN
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.claimed import NO_CLASSES, SEPARATOR
-from fewshot_bench.outcomes.frame import episode_keys, padded_positions, run_and_episode
+from fewshot_bench.outcomes.frame import CONFIDENCE, episode_keys, padded_positions, run_and_episode
 from fewshot_bench.report.trainings import Trainings, method_cell, training_seed
 from fewshot_bench.statistics import (
     DataInterval,
     Overlap,
     TrainingDifference,
     all_pairs,
+    calibration,
     class_overlap,
+    class_recall,
     data_intervals,
     data_p_of_all_pairs,
     image_overlap,
     pairs_with_gaps,
+    separate_images,
     training_difference,
     training_p_of_all_pairs,
 )
@@ -99,12 +102,12 @@ def classes_of_episodes(
         episode: its number within the run, [E].
 
     Returns:
-        Class numbers, -1 where an episode has fewer, [E, N].
+        Class numbers, -1 where an episode has fewer, [E, N]; of a whole split the class of each image, [E, 1].
 
     Raises:
         EpisodeError: the sizes are not those of a split that has such episodes, or another version drew them.
     """
-    classes = np.empty((len(run), protocol.way), dtype=np.int64)
+    classes = np.empty((len(run), 1 if protocol.is_whole else protocol.way), dtype=np.int64)
     for number in np.unique(run):
         rows = run == number
         classes[rows] = episode_classes(protocol, class_sizes, int(number), episode[rows])
@@ -163,6 +166,7 @@ class TaskScores:
             not say it.
         trainings: of each method that has several, whose accuracies are means over them; None for the others, [A].
             Empty where none has several.
+        calibration_errors: of each method on a whole split, the mean over its trainings, [A]; empty for episodes.
     """
 
     cells: Sequence[Cell]
@@ -174,6 +178,7 @@ class TaskScores:
     claims: ClaimedClasses = field(default_factory=ClaimedClasses)
     class_accuracy: NDArray[np.float32] | None = None
     trainings: Sequence[Trainings | None] = ()
+    calibration_errors: Sequence[float] = ()
 
     @property
     def protocol(self) -> ProtocolCard:
@@ -182,7 +187,7 @@ class TaskScores:
 
     @property
     def classes(self) -> NDArray[np.int64] | None:
-        """The classes of each episode, [E, N]; None where they cannot be known."""
+        """The classes of each episode, [E, N], or of each image of a whole split, [E, 1]; None where unknown."""
         return self._classes_or_why[0]
 
     @property
@@ -212,6 +217,8 @@ class TaskScores:
     @cached_property
     def has_fixed_classes(self) -> bool:
         """Whether every episode has all classes of the split, so that only its images are a sample."""
+        if self.protocol.is_whole:
+            return True
         fits = len(self.class_sizes) == self.protocol.way
         return self.classes is not None and fits and bool((self.classes >= 0).all())
 
@@ -227,6 +234,8 @@ class TaskScores:
         return {}
 
     def _overlap(self, episodes: NDArray[np.bool_]) -> Overlap:
+        if self.protocol.is_whole:
+            return separate_images(int(episodes.sum()))
         if self.classes is None:
             why = self.why_no_classes or "the class sizes are not recorded"
             return Overlap(int(episodes.sum()), "classes and images", why_unknown=why)
@@ -316,6 +325,20 @@ class TaskScores:
         is_given = training_seed(cell.method) is None and bool(cell.provenance.get("pretraining"))
         return np.asarray(mean) if is_given else np.asarray([mean])
 
+    def class_recall(self, position: int) -> NDArray[np.float64]:
+        """Recall of a method on each class of a whole split, [C]; NaN without images, empty where classes are unknown.
+
+        Of several trainings it is the mean over them.
+        """
+        own = self.of(position)
+        if self.classes is None:
+            return np.empty(0)
+        return class_recall(self.classes[own, 0], self.accuracy[position, own], len(self.class_sizes))
+
+    def images_without(self, episodes: NDArray[np.bool_]) -> int:
+        """How many images of a whole split are not among some episodes, [E]; 0 for episodes that are drawn."""
+        return max(sum(self.class_sizes) - int(episodes.sum()), 0) if self.protocol.is_whole else 0
+
     def of(self, position: int) -> NDArray[np.bool_]:
         """Which episodes a method has, [E]."""
         there: NDArray[np.bool_] = ~np.isnan(self.accuracy[position])
@@ -352,7 +375,19 @@ def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell], failed: S
         by_class = np.full((len(cells), len(everything), cells[0].protocol.way), np.nan, dtype=np.float32)
         for row, (table, place) in enumerate(zip(tables, places, strict=True)):
             by_class[row, place] = _class_accuracy(table["predictions"], cells[0].protocol)
-    return TaskScores(list(cells), *run_and_episode(everything), accuracy, seconds, failed, claims, by_class)
+    errors: list[float] = []
+    if cells[0].protocol.is_whole:
+        by_class = accuracy[:, :, None].astype(np.float32)
+        errors = [_calibration_error(table) for table in tables]
+    drawn = run_and_episode(everything)
+    return TaskScores(list(cells), *drawn, accuracy, seconds, failed, claims, by_class, calibration_errors=errors)
+
+
+def _calibration_error(table: pd.DataFrame) -> float:
+    """Expected calibration error of the images of a whole split; NaN without any, or without confidences."""
+    if not len(table) or CONFIDENCE not in table:
+        return math.nan
+    return calibration(table[CONFIDENCE].to_numpy(np.float64), table["correct"].to_numpy(np.int64)).error
 
 
 def _class_accuracy(predictions: pd.Series, protocol: ProtocolCard) -> NDArray[np.float32]:
@@ -424,6 +459,9 @@ def over_trainings(scores: TaskScores, groups: Sequence[Sequence[Cell]]) -> Task
             None if len(own) == 1 else Trainings(group, scores.accuracy[own])
             for own, group in zip(rows, cells, strict=True)
         ],
+        calibration_errors=[float(np.mean([scores.calibration_errors[row] for row in own])) for own in rows]
+        if scores.calibration_errors
+        else (),
     )
 
 

@@ -248,6 +248,7 @@ def headline(
     level: str = "95%",
     is_across: bool = False,
     training: tuple[float, float] | None = None,
+    is_whole: bool = False,
 ) -> str:
     """The answer in one sentence, the interval that answers the reader's question first; all numbers are in points.
 
@@ -258,14 +259,20 @@ def headline(
         level: what the intervals are, such as "95%".
         is_across: whether one of the two is inductive and the other transductive.
         training: both ends of the interval over trainings; None where there is none.
+        is_whole: whether the episodes are the images of a whole split, over which there is one interval.
 
     >>> headline(DataInterval(0.28, -0.004, 0.56, 0.051), 0.04, "better on this split")
     '+0.28 points, 95% interval -0.00 to +0.56 over classes and images (±0.04 over episodes): better on this split'
     """
     points, over_episodes = f"{interval.mean + 0.0:+.2f} points", f"±{task_half_width:.2f} over episodes"
-    if training is not None:
-        over_episodes += f", {training[0]:+.2f} to {training[1]:+.2f} over trainings"
+    over_trainings = "" if training is None else f"{training[0]:+.2f} to {training[1]:+.2f} over trainings"
+    if over_trainings:
+        over_episodes += f", {over_trainings}"
     verdict += f"; {ACROSS}" if is_across else ""
+    if is_whole:
+        ends = f"{interval.mean - task_half_width:+.2f} to {interval.mean + task_half_width:+.2f} over test images"
+        beside = f" ({over_trainings})" if over_trainings else ""
+        return f"{points}, {level} interval {ends}{beside}: {verdict}"
     if interval.why_unknown:
         why = f"none over {interval.covers}, as {interval.why_unknown}"
         return f"{points}, {level} interval {over_episodes} ({why}): {verdict}"
@@ -299,8 +306,13 @@ def p_equation(p: float, name: str = "p") -> str:
     return f"{name} {text}" if text.startswith("<") else f"{name} = {text}"
 
 
-def p_of_both(split: float, beyond: float) -> str:
-    """The p values of both claims in a sentence, such as "p < 0.001 on this split, p = 0.051 beyond it"."""
+def p_of_both(split: float, beyond: float, *, is_whole: bool = False) -> str:
+    """The p values of both claims in a sentence, such as "p < 0.001 on this split, p = 0.051 beyond it".
+
+    On a whole split they are one, over test images.
+    """
+    if is_whole:
+        return f"{p_equation(split)} over test images"
     return f"{p_equation(split)} on this split" + ("" if math.isnan(beyond) else f", {p_equation(beyond)} beyond it")
 
 
@@ -334,8 +346,15 @@ def points(difference: float, low: float, high: float) -> str:
     return f"{difference:+.2f} ({low:.2f} to {high:.2f})"
 
 
-def difference_text(difference: float, low: float, high: float, task: float, plus_minus: str = "±") -> str:
-    """A difference in percentage points with its data interval, a dash where it is unknown, and its task half-width."""
+def difference_text(
+    difference: float, low: float, high: float, task: float, plus_minus: str = "±", *, is_whole: bool = False
+) -> str:
+    """A difference in percentage points with its data interval, a dash where it is unknown, and its task half-width.
+
+    On a whole split they are one interval, over test images.
+    """
+    if is_whole:
+        return f"{round(difference, 2) + 0.0:+.2f} {plus_minus}{task:.2f}"
     data = f"{low:+.2f}, {high:+.2f}" if low == low else "-"
     return f"{round(difference, 2) + 0.0:+.2f} ({data}) {plus_minus}{task:.2f}"  # + 0.0: never "-0.00"
 

@@ -1,5 +1,6 @@
 """Pure functions from arrays of outcomes to numbers: intervals, tests of two methods and of many, power."""
 
+from fewshot_bench.statistics.classification import Calibration, McNemarTest, calibration, class_recall, mcnemar
 from fewshot_bench.statistics.data_interval import (
     Covered,
     DataInterval,
@@ -10,6 +11,7 @@ from fewshot_bench.statistics.data_interval import (
     data_intervals,
     data_p_of_all_pairs,
     image_overlap,
+    separate_images,
 )
 from fewshot_bench.statistics.datasets import FriedmanTest, critical_difference, friedman, paired_over_datasets
 from fewshot_bench.statistics.intervals import (
@@ -69,6 +71,7 @@ from fewshot_bench.statistics.welch import (
 
 __all__ = [
     "BeyondSplit",
+    "Calibration",
     "Correction",
     "Covered",
     "DataInterval",
@@ -76,6 +79,7 @@ __all__ = [
     "FriedmanTest",
     "Interval",
     "Look",
+    "McNemarTest",
     "MedianInterval",
     "Overlap",
     "PairMatrix",
@@ -91,7 +95,9 @@ __all__ = [
     "accuracies_as_fractions",
     "all_pairs",
     "beyond_split",
+    "calibration",
     "class_overlap",
+    "class_recall",
     "compact_letters",
     "compare_pairs",
     "corrected",
@@ -110,6 +116,7 @@ __all__ = [
     "jackknife_interval",
     "letter_sets",
     "look",
+    "mcnemar",
     "mean_interval",
     "median_of_runs",
     "paired_episodes_needed",
@@ -121,6 +128,7 @@ __all__ = [
     "rank_correlation",
     "read_letters",
     "sd_of_difference",
+    "separate_images",
     "sign_flip_p",
     "summarise",
     "training_difference",

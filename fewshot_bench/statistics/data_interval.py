@@ -305,6 +305,21 @@ def image_overlap(images: ArrayLike) -> Overlap:
     return Overlap(len(given), "images of these classes", tuple(strata))
 
 
+def separate_images(episodes: int) -> Overlap:
+    """What pairs of episodes share where each is one image of its own: nothing.
+
+    The episodes are then a sample of images of fixed classes, and the data interval is Student's over them. The draw is
+    not taken to be stratified by class, so the interval is slightly wider than for splits with so many images of each.
+
+    Args:
+        episodes: how many images.
+    """
+    if episodes < 2:
+        return Overlap(episodes, "images of these classes", why_unknown="there is one image")
+    membership = sparse.identity(episodes, format="csr", dtype=np.float64)
+    return Overlap(episodes, "images of these classes", (_Stratum(membership, np.ones(episodes), 0.0, 0.0),))
+
+
 def data_intervals(values: ArrayLike, overlap: Overlap) -> DataIntervals:
     """Intervals of several means over the same episodes.
 

@@ -384,5 +384,7 @@ class MethodRun:
 
 def _description(missing: Sequence[MissingEpisodes]) -> str:
     cell, protocol, _ = missing[0]
+    if cell.protocol.is_whole:
+        return f"{protocol.split} images, {cell.method.marked_name}"
     shots = ",".join(dict.fromkeys(str(protocol.shot) for _, protocol, _ in missing))
     return f"{protocol.way}-way {shots}-shot, {cell.method.marked_name}"

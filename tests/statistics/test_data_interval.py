@@ -17,6 +17,7 @@ from fewshot_bench.statistics import (
     data_p_of_all_pairs,
     image_overlap,
     mean_interval,
+    separate_images,
 )
 
 T_2 = 4.302653  # quantile of Student's t from printed tables, two-sided 95%, 2 degrees of freedom
@@ -414,3 +415,28 @@ def test_equal_methods_are_rarely_told_apart_however_near_the_way_is_to_the_numb
         values = generator.normal(size=20)[classes].mean(axis=1) + generator.normal(size=300)
         found.append(data_interval(values, classes).p < 0.05)
     assert np.mean(found) <= 0.08
+
+
+def test_images_that_are_episodes_of_their_own_have_students_interval():
+    generator = np.random.default_rng(5)
+    means = generator.integers(0, 4, (3, 40)) / 3  # of three trainings, right or wrong
+    intervals = data_intervals(means, separate_images(40))
+    low, high = intervals.ends()
+    p = data_p_of_all_pairs(means, separate_images(40))
+    for row, values in enumerate(means):
+        expected = stats.ttest_1samp(values, 0)
+        assert (low[row], high[row]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+        assert intervals.p[row] == pytest.approx(expected.pvalue)
+        assert p[row] == pytest.approx([1 if row == other else stats.ttest_rel(values, means[other]).pvalue
+                                        for other in range(3)])  # fmt: skip
+    assert intervals.overlap.covers == "images of these classes"
+    assert separate_images(1).why_unknown
+
+
+def test_separate_images_are_what_the_overlap_of_images_finds():
+    classes = np.repeat(np.arange(4), 10)  # image i is an episode, the other classes have none
+    images = np.where(classes[:, None] == np.arange(4), np.arange(40)[:, None], -1)[:, :, None]
+    values = np.random.default_rng(6).random((2, 40))
+    found, expected = (data_intervals(values, overlap) for overlap in (separate_images(40), image_overlap(images)))
+    assert found.standard_errors == pytest.approx(expected.standard_errors)
+    assert found.overlap.covers == expected.overlap.covers

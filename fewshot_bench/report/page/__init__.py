@@ -30,6 +30,7 @@ from fewshot_bench.report.verdicts import correction_words, count_text
 from fewshot_bench.statistics import Correction
 
 TITLE = "Few-shot results"
+WHOLE_TITLE = "Results on whole datasets"
 _CONFIG = {"responsive": True, "displayModeBar": False, "displaylogo": False, "doubleClick": False}
 _NOT_RECORDED = "not recorded"
 _FACT_LETTERS = 22
@@ -67,6 +68,8 @@ def write_page(
         ComparisonError: the baseline's name fits several methods.
     """
     store = store or OutcomeStore(results / "outcomes")
+    if title == TITLE and all(cell.protocol.is_whole for cell in store.cells()):
+        title = WHOLE_TITLE
     if frame is None:
         frame = current_leaderboard(store, results / "leaderboard.csv", baseline, correct=correct)
     content = gather(store, frame, results)
@@ -98,7 +101,8 @@ SECTIONS = (
         "differences",
         "Differences to the baseline",
         "The mark is the mean difference on the episodes that both have seen. The thick line is the 95% interval over "
-        "episodes of this split. The thin line, where it is known, covers other classes and images too. Open marks are "
+        "episodes of this split, or over the test images of a whole split. The thin line, where it is known, covers "
+        "other classes and images too. Open marks are "
         "published numbers. Triangles: shown at 5%, {correction} for the number of methods, beyond this split; "
         "diamonds: shown on this split alone, for these classes and images.",
         lambda protocol: plotly.forest_plot(figures.forest(protocol, plotly.MOST_ROWS)),
@@ -108,7 +112,7 @@ SECTIONS = (
         "Accuracies of the episodes",
         "Half of the episodes lie within the box, nine in ten within the whiskers; the line is the median, the dashed "
         "line the mean. Episodes differ far more than methods do, which is why methods are compared episode by "
-        "episode.",
+        "episode. On a whole split, whose images are right or wrong, the boxes hold the recalls of its classes.",
         lambda protocol: plotly.distributions_plot(figures.distributions(protocol)),
     ),
     Section(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pandas as pd
 from markupsafe import Markup, escape
 
+from fewshot_bench.limits import WHOLE_SAMPLER
 from fewshot_bench.outcomes import marked
 from fewshot_bench.report.content import correction_of
 from fewshot_bench.report.leaderboard_rows import MEASURED, ONE_TRAINING
@@ -23,6 +24,11 @@ from fewshot_bench.units import rate_text
 TABLE_ID = "leaderboard-table"
 _BEST = ("median", "mean")
 _ALWAYS = ("method", "dataset", "shot", "median", "mean", "ci95", "backbone")
+_OF_DRAWN_EPISODES = (
+    "way", "shot", "queries", "seed", "data_ci95", "diff_data_ci95_low", "diff_data_ci95_high", "p_beyond",
+    "p_beyond_corrected",
+)  # fmt: skip
+"""Columns that say nothing, or nothing more, of a whole split."""
 _STATIC_ROWS, _PAGE = 10, 25
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _LOADED = re.compile(r"window\._itables_\w+")
@@ -83,7 +89,8 @@ COLUMNS = (
     Column("mean", "Mean %", "Mean accuracy over all episodes of all runs.", "percent"),
     Column("ci95", "± tasks", kind="percent", definition=
         "Half-width of the 95% t interval of that mean over the episodes: what another draw of episodes from the same "
-        "images would change."),
+        "images would change. On a whole split, over its test images: what other images of the same classes would "
+        "change."),
     Column("data_ci95", "± data", kind="percent", definition=
         "Half-width of the 95% interval that also covers which classes and images happened to be in the split."),
     _hidden("episode_median", "Median episode %", "Half of the episodes are below this.", "percent"),
@@ -91,6 +98,11 @@ COLUMNS = (
         "Lower end of the exact 95% order-statistic interval of the median over episodes."),
     _hidden("episode_median_high", "Median episode, high", kind="percent", definition=
         "Upper end of the exact 95% order-statistic interval of the median over episodes."),
+    Column("class_recall", "Recall %", kind="percent", definition=
+        "On a whole split: the share of a class's images that are classified correctly, averaged over the classes."),
+    Column("calibration_error", "ECE %", kind="percent", definition=
+        "On a whole split: expected calibration error, the mean distance of confidence and accuracy over 15 bins of "
+        "equal width; averaged over trainings."),
     Column("group", "Group", definition=
         "Methods of a protocol that share a letter are not shown to differ beyond this split (see Beyond): tests of "
         "all pairs on the same episodes, {correction}, 5%. No letter claims anything about new trainings."),
@@ -172,6 +184,11 @@ COLUMNS = (
         "Two-sided p of the difference over the trainings of both methods, for this row alone."),
     Column("p_training_corrected", "p trainings", kind="p", definition=
         "The same p over trainings, {correction} for the number of methods on the protocol."),
+    _hidden("p_by_seed", "p by seed", kind="p", definition=
+        "On a whole split: two-sided p of the t-test of the trainings' accuracies, paired by seed, for this row alone. "
+        "It stands beside the verdict, which it does not decide."),
+    Column("p_by_seed_corrected", "p by seed", kind="p", definition=
+        "The same p by seed, {correction} for the number of methods on the protocol."),
     _hidden("training_seed", "Training seed", "Seed of the training on the base split.", "count"),
     _hidden("isotropy", "Isotropy", kind="number", definition=
         "Isotropy score of the network's embeddings of this split, as they are: 1 where all directions are alike."),
@@ -242,6 +259,9 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
         frame: as `gather` completes it; empty columns are dropped.
         protocols: the positions of the rows of each protocol, within which the best is looked for.
     """
+    whole = frame["sampler"] == WHOLE_SAMPLER
+    if whole.any():  # whose episodes are images, so nothing of these was chosen
+        frame = frame.assign(**{name: frame[name].mask(whole) for name in _OF_DRAWN_EPISODES})
     known = columns_under(correction_of(frame))
     columns = [column for column in known if column.name in frame and not _is_empty(frame[column.name])]
     if not (frame["trainings"] > 1).any():

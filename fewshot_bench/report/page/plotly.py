@@ -230,7 +230,7 @@ def cost_plot(figure: CostFigure) -> PlotlyFigure:
     for number, (kind, rows) in enumerate(figure.rows.groupby("kind", sort=False)):
         marker = {"color": _SERIES[number % len(_SERIES)], "symbol": _MARKERS[number % len(_MARKERS)], "size": 9}
         widths = {"type": "data", "array": _rounded(rows["ci95"].fillna(0)), "thickness": 1.2, "width": 0}
-        panels: list[tuple[str, str, dict[str, Any]]] = [("seconds", "%{x:.3g} s per episode", {})]
+        panels: list[tuple[str, str, dict[str, Any]]] = [("seconds", f"%{{x:.3g}} s per {figure.unit}", {})]
         if figure.has_memory:
             below = {"xaxis": "x2", "yaxis": "y2", "showlegend": False}
             panels.append(("gib", "%{x:.2f} GiB at most", below))
@@ -260,7 +260,7 @@ def cost_plot(figure: CostFigure) -> PlotlyFigure:
         figure,
         traces,
         700 if figure.has_memory else 420,
-        {"title": {"text": "time per episode, logarithmic"}, "type": "log", "anchor": "y", **ticks},
+        {"title": {"text": f"time per {figure.unit}, logarithmic"}, "type": "log", "anchor": "y", **ticks},
         {"title": {"text": "accuracy, %"}, "domain": [0.58, 1] if figure.has_memory else [0, 1]},
         showlegend=figure.needs_legend,
         margin={"l": 52, "r": 12, "t": 62, "b": 48},

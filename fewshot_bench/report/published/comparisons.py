@@ -12,8 +12,15 @@ from rich.text import Text
 
 from fewshot_bench.errors import ComparisonError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.leaderboard_output import REPORTED_TITLE, print_table, reported_table
-from fewshot_bench.report.names import TRAININGS_NOTE, TRANSDUCTIVE_NOTE, cells_of_method, protocol_names, shown_names
+from fewshot_bench.report.leaderboard_output import REPORTED_TITLE, WHOLE_REPORTED_TITLE, print_table, reported_table
+from fewshot_bench.report.names import (
+    TRAININGS_NOTE,
+    TRANSDUCTIVE_NOTE,
+    cells_of_method,
+    is_whole,
+    protocol_names,
+    shown_names,
+)
 from fewshot_bench.report.notes import REPORTED_NOTE, correction_note, published_notes
 from fewshot_bench.report.published.rows import PublishedComparison, is_about, published_comparisons_of
 from fewshot_bench.report.published.tables import published_results
@@ -115,7 +122,8 @@ def print_published_comparisons(pairs: Sequence[PublishedComparison], console: C
     records = []
     for fingerprint, same in groupby(pairs, key=lambda pair: pair.cell.protocol.fingerprint):
         rows = [_row(pair) for pair in same]
-        print_table(console, f"{names[fingerprint]}: {REPORTED_TITLE}", reported_table(rows, console))
+        title = WHOLE_REPORTED_TITLE if is_whole(rows[0]) else REPORTED_TITLE
+        print_table(console, f"{names[fingerprint]}: {title}", reported_table(rows, console))
         records += rows
     notes = [REPORTED_NOTE, *correction_note(pairs[0].correction)]
     if any(pair.spread is not None for pair in pairs):

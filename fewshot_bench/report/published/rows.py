@@ -80,6 +80,8 @@ def published_rows_of(
 
 
 def _fits(result: PublishedResult, protocol: ProtocolCard) -> bool:
+    if protocol.is_whole:
+        return (result.dataset, result.split, result.way) == (protocol.dataset, protocol.split, None)
     task = (protocol.dataset, protocol.split, protocol.way, protocol.shot)
     same = (result.dataset, result.split, result.way, result.shot) == task
     return same and protocol.sampler == STANDARD_SAMPLER and result.queries in (None, protocol.query)
@@ -188,9 +190,9 @@ def published_comparisons_of(
 ) -> list[PublishedComparison]:
     """The cells of a protocol beside the numbers that their recipes are published with.
 
-    A number belongs to a cell whose method has the number's recipe as a stage of its name, whatever settings follow,
-    the number's adaptation, if it names one, and its kind, inductive or transductive, if it says so. A network that was
-    trained on the base split of another dataset has no published number.
+    A number belongs to a cell whose method has the number's recipe as a stage of its name, whatever settings follow, or
+    as its backbone and a stage, the number's adaptation, if it names one, and its kind, inductive or transductive, if
+    it says so. A network that was trained on the base split of another dataset has no published number.
 
     Args:
         scores: of the cells.
@@ -215,7 +217,8 @@ def is_about(result: PublishedResult, cell: Cell) -> bool:
     """Whether a published number is about a cell; see `published_comparisons_of`."""
     if not result.recipe or not _fits(result, cell.protocol):
         return False
-    stages = [stage.partition("@")[0] for stage in cell.method.name.split("/")[1:-1]]
+    parts = [stage.partition("@")[0] for stage in cell.method.name.split("/")[:-1]]
+    stages = parts[1:] + [f"{parts[0]}/{stage}" for stage in parts[1:]]
     corpora = [corpus.strip() for corpus in str(cell.provenance.get("pretraining") or "").split(",")]
     trained_on = {corpus.removeprefix(_BASE_SPLIT) for corpus in corpora if corpus.startswith(_BASE_SPLIT)}
     if not set(result.recipes) & set(stages) or (trained_on and trained_on != {cell.protocol.dataset}):

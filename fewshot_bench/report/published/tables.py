@@ -65,7 +65,7 @@ class PublishedResult:
         is_quoted: whether it was read elsewhere than where its authors print it; None where the table does not say.
         trained_on: "base" or "base + validation"; empty where the table does not say.
         recipe: names of the training recipes, or of other base stages in a method's name, that should give it, with
-            spaces between them.
+            spaces between them; BACKBONE/STAGE where it is not any backbone's.
         adaptation: name of the adaptation that belongs to the recipe; empty for any.
         note: what a reader should know of the number.
     """
