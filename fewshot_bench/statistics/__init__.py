@@ -24,6 +24,7 @@ from fewshot_bench.statistics.intervals import (
     median_of_runs,
     summarise,
 )
+from fewshot_bench.statistics.jackknife import jackknife_interval
 from fewshot_bench.statistics.multiple import (
     Correction,
     PairMatrix,
@@ -104,6 +105,7 @@ __all__ = [
     "implied_sd",
     "implied_standard_error",
     "is_plausible_sd",
+    "jackknife_interval",
     "letter_sets",
     "look",
     "mean_interval",
