@@ -39,6 +39,12 @@ MOST_WORDS = 1 << 24
 """Random words of one episode: one per class of the split, and N times the size of the largest class."""
 
 
+WHOLE_SAMPLER = "whole"
+"""The sampler whose episodes are the images of a split, one query each, beside all of its classes."""
+
+
 def task_size(way: int, shot: int, query: int, sampler: str) -> int:
-    """Images that an episode has room for; uneven queries may all be of one class."""
+    """Images that an episode has room for; uneven queries may all be of one class, a whole split has one query each."""
+    if sampler == WHOLE_SAMPLER:
+        return 1
     return way * (shot + (way * query if sampler == "dirichlet" else query))

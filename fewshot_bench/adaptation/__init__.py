@@ -1,8 +1,16 @@
 """Support set to predictions: one file per method, all batched over episodes."""
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation, EmbeddingAdaptation, check_fields, code_of_adaptation
+from fewshot_bench.adaptation.base import (
+    ADAPTATIONS,
+    Adaptation,
+    EmbeddingAdaptation,
+    WholeAdaptation,
+    check_fields,
+    code_of_adaptation,
+)
 from fewshot_bench.adaptation.baseline_plus_plus import BaselinePlusPlus
 from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
+from fewshot_bench.adaptation.classifier import TrainedClassifier
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
@@ -45,6 +53,8 @@ __all__ = [
     "Matching",
     "Ridge",
     "SupportVectorMachine",
+    "TrainedClassifier",
+    "WholeAdaptation",
     "alternating_information_maximisation",
     "check_fields",
     "code_of_adaptation",

@@ -55,6 +55,11 @@ class Adaptation(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WholeAdaptation(Adaptation):
+    """What tells the images of a whole split apart by what the train split has taught; there are no support sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingAdaptation(Adaptation):
     """Support embeddings -> query scores, for a whole chunk of episodes at once, on frozen embeddings.
 

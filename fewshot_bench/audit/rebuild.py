@@ -156,6 +156,8 @@ def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     loss = base.get("loss") if isinstance(base, Mapping) else None
     if isinstance(loss, str) and record.get("checkpoints") is None:
         fields |= {} if record.get("recipe") else {"base_losses": [loss]}
+        if record.get("protocol") == "full":  # where both options name the losses of the training
+            fields |= {"losses": fields.get("base_losses")}
         fields |= _own_seed(training_seed(cell.method), record)
     return fields
 

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from fewshot_bench.cli.options import Location, assignment, hyper_parameter, numbers, results_folder, words
-from fewshot_bench.study.study import NamedHyperParameters, Options, Study
+from fewshot_bench.study.study import OF_FEW_SHOT, NamedHyperParameters, Options, Study
 
 if TYPE_CHECKING:
     from fewshot_bench.study.plan import StudyPlan
     from fewshot_bench.study.study_parser import Override
 
 _SECTIONS = ("data", "method", "episodes", "computing", "output")
-_WITHOUT_OPTION = ("fractions", "hyper_parameters")  # --split and --set give them
+_WITHOUT_OPTION = ("fractions", "hyper_parameters", "base_settings")  # --split, --set and --base-set give them
 _FIRST = ("dataset", "backbone", "results")
 
 
-def field_option(name: str, model: type[Options] = Study, *, text: str = "", has_bounds: bool = True) -> Any:
+def field_option(
+    name: str, model: type[Options] = Study, *, text: str = "", has_bounds: bool = True, metavar: str = ""
+) -> Any:
     """The option of a field.
 
     Args:
@@ -29,9 +31,10 @@ def field_option(name: str, model: type[Options] = Study, *, text: str = "", has
         model: that has it.
         text: instead of the field's help.
         has_bounds: whether the command line checks the bounds of a number; otherwise the model does.
+        metavar: instead of the field's.
     """
     field, found = model.model_fields[name], dict[str, Any]()
-    if metavar := model.fact(name, "metavar") or "|".join(model.choices(name)):
+    if metavar := metavar or model.fact(name, "metavar") or "|".join(model.choices(name)):
         found["metavar"] = metavar
     if name == "results":
         found["parser"] = results_folder
@@ -119,6 +122,8 @@ def study_fields(options: Mapping[str, Any]) -> dict[str, Any]:
         if twice:
             raise typer.BadParameter(f"--{twice[0]} and --set {twice[0]} say the same; leave one of them out.")
         fields["hyper_parameters"] = named | others
+    if options.get("base_set"):
+        fields["base_settings"] = dict(hyper_parameter(text) for text in options["base_set"])
     for name, value in options.items():
         if name == "split" and "," in value:
             fields["fractions"] = tuple(words(value))
@@ -143,6 +148,8 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
     typed, fields = typed_fields(context), study_fields(context.params)
     replaced = ["episodes", "runs"] if fields["sampler"] == "disjoint" else ["episodes"] if fields["until_ci"] else []
     replaced += ["adaptations"] if fields.get("recipe") is not None else []  # the recipe has one of its own
+    if fields.get("protocol") == "full":  # which decides them itself
+        replaced += [*OF_FEW_SHOT, "adaptations", "losses"]
     fields = {name: value for name, value in fields.items() if name in typed or name not in replaced}
     if setting_path is None:
         return fields
@@ -265,7 +272,7 @@ def _options_beside_a_file(context: typer.Context, study: str) -> list[Override]
         if name in beside:
             plain = str(value) if name == "results" else value
             overrides.append(Override((name,), plain, f"--{name} {plain}"))
-        elif name in Study.model_fields or name in NamedHyperParameters.model_fields:
+        elif name == "base_set" or name in Study.model_fields or name in NamedHyperParameters.model_fields:
             raise StudyError(
                 f"{_flag(name)} describes a study, and {study} describes it already. Change the file, "
                 f"or use --set {_key(name, value)}={value}."
@@ -274,11 +281,15 @@ def _options_beside_a_file(context: typer.Context, study: str) -> list[Override]
 
 
 def _flag(name: str) -> str:
+    if name == "base_set":
+        return Study.flag("base_settings")
     return (Study if name in Study.model_fields else NamedHyperParameters).flag(name)
 
 
 def _key(name: str, value: object) -> str:
     """What an option of a study is called in a file."""
+    if name == "base_set":
+        return "base_settings.NAME"
     if name in NamedHyperParameters.model_fields:
         return f"hyper_parameters.{name}"
     if name == "split" and "," in str(value):

@@ -48,7 +48,7 @@ _TEXTS = {
 @takes_fields(
     Study,
     NamedHyperParameters,
-    without=("split", "baseline", "recipe"),
+    without=("split", "baseline", "recipe", "protocol"),
     defaults={"shots": "1", "episodes": 600, "runs": 1, "losses": "ce+schane"},
     texts=_TEXTS,
 )

@@ -222,16 +222,23 @@ def _digest(embeddings: NDArray[np.float32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(embeddings).data).hexdigest()
 
 
-def outcome_frame(episodes: Episodes, predictions: Positions, seconds: float = math.nan) -> pd.DataFrame:
+def outcome_frame(
+    episodes: Episodes,
+    predictions: Positions,
+    seconds: float = math.nan,
+    confidence: NDArray[np.float64] | None = None,
+) -> pd.DataFrame:
     """The outcomes of episodes of one shape, as `episode_frame` makes them, or `claimed_frame` of recorded tasks.
 
     Args:
         episodes: that were classified.
         predictions: in the order of `Episodes.queries`, [E, M].
         seconds: time per episode; NaN if unknown.
+        confidence: probabilities of the predicted classes of a whole split, [E].
     """
     if not isinstance(episodes, RecordedEpisodes):
-        return episode_frame(episodes.run, episodes.numbers, predictions, episodes.way, seconds, truth=episodes.truth)
+        known = (episodes.run, episodes.numbers, predictions, episodes.way, seconds)
+        return episode_frame(*known, truth=episodes.truth, confidence=confidence)
     correct = (predictions == episodes.truth).sum(axis=1)
     queries = np.full(len(episodes), predictions.shape[1])
     names = [[episodes.class_names[number] for number in row] for row in episodes.classes.tolist()]

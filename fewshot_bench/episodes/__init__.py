@@ -4,11 +4,13 @@ from fewshot_bench.episodes.protocol import SAMPLER_VERSION, SAMPLERS, Protocol,
 from fewshot_bench.episodes.recorded import RecordedEpisodes, recorded_episodes
 from fewshot_bench.episodes.sampler import (
     Episodes,
+    WholeEpisodes,
     draw,
     episode_classes,
     resolved_protocol,
     sample_by_shape,
     sample_episodes,
+    whole_protocol,
 )
 from fewshot_bench.episodes.samplers import sample_indices
 
@@ -19,6 +21,7 @@ __all__ = [
     "Protocol",
     "ProtocolFields",
     "RecordedEpisodes",
+    "WholeEpisodes",
     "draw",
     "episode_classes",
     "recorded_episodes",
@@ -26,4 +29,5 @@ __all__ = [
     "sample_by_shape",
     "sample_episodes",
     "sample_indices",
+    "whole_protocol",
 ]

@@ -16,11 +16,12 @@ from fewshot_bench.limits import (
     LARGEST_WAY,
     MOST_EPISODES,
     MOST_RUNS,
+    WHOLE_SAMPLER,
     task_size,
 )
 
 SAMPLER_VERSION = 1
-SamplerName = Literal["standard", "disjoint", "dirichlet", "varied"]
+SamplerName = Literal["standard", "disjoint", "dirichlet", "varied", "whole"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 SAMPLERS_DEFAULT = -1
@@ -32,7 +33,10 @@ _SETTINGS: dict[SamplerName, dict[str, Any]] = {
     "disjoint": {},
     "dirichlet": {"alpha": 2.0},
     "varied": {"least_way": 2, "least_shot": 1},
+    "whole": {},
 }
+_ONE_RUN: tuple[SamplerName, ...] = ("disjoint", "whole")
+"""Samplers that use every image of a split once, so that there is one run, and as many episodes as they find."""
 _ALPHA_RANGE = (0.001, 1000)
 
 
@@ -45,7 +49,7 @@ class ProtocolFields(Interface):
 
     @property
     def split(self) -> str:
-        """Split of the dataset: "base", "validation" or "novel"."""
+        """Split of the dataset, such as "novel" or "test"."""
 
     @property
     def way(self) -> int:
@@ -82,17 +86,18 @@ class Protocol:
 
     Attributes:
         dataset: name of the dataset.
-        split: "base", "validation" or "novel".
-        way: N, classes per episode; the largest number if the sampler varies it.
-        shot: K, labelled images per class; the largest number if the sampler varies it.
-        query: Q, images per class to classify; the average if the sampler divides them unevenly.
-        episodes: per run, 3,000 by default. The disjoint sampler takes all there are by default, which is
-            `SAMPLERS_DEFAULT` until `resolved_protocol` knows the class sizes.
-        runs: seeded sequences of episodes, 3 by default, and 1 for the disjoint sampler.
+        split: "base", "validation" or "novel"; "train", "validation" or "test" where the splits share their classes.
+        way: N, classes per episode; the largest number if the sampler varies it, all of the split for "whole".
+        shot: K, labelled images per class; the largest number if the sampler varies it, 0 for "whole" alone.
+        query: Q, images per class to classify; the average if the sampler divides them unevenly; 1 in all for "whole".
+        episodes: per run, 3,000 by default. The samplers "disjoint" and "whole" take all there are by default, which
+            is `SAMPLERS_DEFAULT` until `resolved_protocol` knows the class sizes.
+        runs: seeded sequences of episodes, 3 by default, and 1 for the samplers "disjoint" and "whole".
         seed: any integer.
         sampler_version: raised only if the sampler's output ever had to change.
         sampler: "standard" draws every task from the whole split, "disjoint" puts no image in two tasks, "dirichlet"
-            divides the queries unevenly, "varied" draws way and shot too.
+            divides the queries unevenly, "varied" draws way and shot too. "whole" draws nothing: episode i is image i
+            of the split, to be told apart among all of its classes by what another split has taught.
         alpha: concentration of the "dirichlet" sampler, in thousandths from 0.001 to 1,000; 2 by default.
         least_way: smallest way of the "varied" sampler; 2 by default.
         least_shot: smallest shot of the "varied" sampler; 1 by default.
@@ -120,7 +125,9 @@ class Protocol:
         sampler_name(self.sampler)
         self._fill_in()
         self._check_bounds()
-        if self.sampler == "disjoint" and self.runs != 1:
+        if self.sampler == "whole":
+            self._check_whole()
+        elif self.sampler == "disjoint" and self.runs != 1:
             raise EpisodeError(
                 f"disjoint tasks use the images of a split once, so there is one run of them, not {self.runs}; another "
                 "would use the same images again. Leave --runs out, and use another --seed for another division."
@@ -143,9 +150,19 @@ class Protocol:
                     f"Add --sampler {owner}, or leave it out."
                 )
         if self.runs == SAMPLERS_DEFAULT:
-            object.__setattr__(self, "runs", 1 if self.sampler == "disjoint" else _RUNS)
-        if self.episodes == SAMPLERS_DEFAULT and self.sampler != "disjoint":
+            object.__setattr__(self, "runs", 1 if self.sampler in _ONE_RUN else _RUNS)
+        if self.episodes == SAMPLERS_DEFAULT and self.sampler not in _ONE_RUN:
             object.__setattr__(self, "episodes", _EPISODES)
+
+    def _check_whole(self) -> None:
+        """Refuse other numbers than those of a whole split, whose images are there once, whatever the seed."""
+        expected = {"shot": 0, "query": 1, "runs": 1, "seed": 0}
+        for name, value in expected.items():
+            if getattr(self, name) != value:
+                raise EpisodeError(
+                    f"the whole sampler takes every image of a split once, without a support set: its {name} is "
+                    f"{value}, not {_shown(getattr(self, name))}."
+                )
 
     def _check_bounds(self) -> None:
         """Refuse what cannot be stored; what is too small is refused when it is drawn.
@@ -213,6 +230,8 @@ class Protocol:
     def name(self) -> str:
         """A short name for files and messages, e.g. "cifar-fs-5way-1shot" or "cifar-fs-5way-1shot-disjoint"."""
         split = "" if self.split == "novel" else f"-{self.split}"
+        if self.sampler == WHOLE_SAMPLER:
+            return f"{self.dataset}-whole-{self.split}"
         sampler = "" if self.sampler == "standard" else f"-{self.sampler}"
         default = _SETTINGS[self.sampler]
         others = [f"-{name.replace('_', '')}{v:g}" for name, v in self.sampler_settings.items() if v != default[name]]

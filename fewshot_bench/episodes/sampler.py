@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.datasets.dataset import ImageSplit, SplitName
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, Protocol, ProtocolFields
 from fewshot_bench.episodes.samplers import (
     check_sizes,
@@ -22,7 +22,7 @@ from fewshot_bench.episodes.samplers import (
     shapes,
 )
 from fewshot_bench.errors import EpisodeError
-from fewshot_bench.limits import MOST_DRAWN, task_size
+from fewshot_bench.limits import MOST_DRAWN, MOST_EPISODES, task_size
 
 
 def draw_groups(
@@ -35,9 +35,12 @@ def draw_groups(
     """Draw the image indices of episodes, those of one shape together; arguments and errors as for `draw`.
 
     Returns:
-        For each group the positions of its episodes among `numbers`, and their `Episodes.images`.
+        For each group the positions of its episodes among `numbers`, and their `Episodes.images`; of the whole
+        sampler the image alone, int32 [E, 1, 1].
     """
     sizes = _checked(protocol, class_sizes, class_names)
+    if protocol.sampler == "whole":
+        return [(np.arange(len(numbers)), _whole(protocol, sizes, run, numbers)[:, None, None])]
     size = task_size(protocol.way, protocol.shot, protocol.query, protocol.sampler)
     if len(numbers) * size > MOST_DRAWN:
         raise EpisodeError(
@@ -75,10 +78,13 @@ def episode_classes(
 
     Returns:
         Position of each class in the canonical order, [E, N], beginning with class 0 of the predictions; -1 where the
-        sampler varies the way and an episode has fewer classes.
+        sampler varies the way and an episode has fewer classes. The whole sampler's episodes all have every class, so
+        that of the image is returned alone, [E, 1].
     """
     protocol = fields if isinstance(fields, Protocol) else Protocol.of(fields)
     sizes = _checked(protocol, class_sizes)
+    if protocol.sampler == "whole":
+        return _classes_of(sizes, _whole(protocol, sizes, run, numbers))[:, None]
     if protocol.sampler == "disjoint":
         images = _disjoint(protocol, class_sizes, run, numbers)
         return np.searchsorted(np.cumsum(sizes), images[:, :, 0], side="right")
@@ -92,15 +98,18 @@ def episode_classes(
 def resolved_protocol(
     protocol: Protocol, class_sizes: Sequence[int], class_names: Sequence[str] | None = None
 ) -> Protocol:
-    """The protocol with its number of episodes, which the class sizes [C] decide for disjoint tasks.
+    """The protocol with its number of episodes, which the class sizes [C] decide for disjoint tasks and whole splits.
 
     Raises:
         EpisodeError: it asks for more than there are, or the split has too few classes or images.
     """
-    _checked(protocol, class_sizes, class_names)
-    if protocol.sampler != "disjoint":
+    sizes = _checked(protocol, class_sizes, class_names)
+    if protocol.sampler not in ("disjoint", "whole"):
         return protocol
-    available = len(disjoint_run(tuple(class_sizes), _without_count(protocol)))
+    if protocol.sampler == "whole":
+        available = int(sizes.sum())
+    else:
+        available = len(disjoint_run(tuple(class_sizes), _without_count(protocol)))
     if protocol.episodes == SAMPLERS_DEFAULT:
         return replace(protocol, episodes=available)
     if protocol.episodes > available:
@@ -119,7 +128,24 @@ def _disjoint(
     return drawn[numbers]
 
 
+def _whole(protocol: Protocol, sizes: NDArray[np.int64], run: int, numbers: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The image of each episode, [E]."""
+    if run != 0:
+        raise EpisodeError(f"a whole split has every image once: there is run 0, and no run {run}.")
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < int(sizes.sum()):
+        outside = int(numbers.min()) if int(numbers.min()) < 0 else int(numbers.max())
+        raise EpisodeError(_too_many(protocol, int(sizes.sum()), f"there is no image {outside:,}"))
+    return numbers.astype(np.int32)
+
+
+def _classes_of(sizes: NDArray[np.int64], images: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The class of each image, [E]."""
+    return np.searchsorted(np.cumsum(sizes), images, side="right")
+
+
 def _too_many(protocol: Protocol, available: int, finding: str) -> str:
+    if protocol.sampler == "whole":
+        return f"the {protocol.split} split of {protocol.dataset} has {available:,} images; {finding}."
     return (
         f"the {protocol.split} split of {protocol.dataset} has images for {available:,} disjoint episodes of "
         f"{protocol.way} classes, {protocol.shot} shots and {protocol.query} queries; {finding}. "
@@ -137,8 +163,34 @@ def _checked(
 ) -> NDArray[np.int64]:
     sizes = np.asarray(class_sizes, dtype=np.int64)
     way, shot, query = protocol.way, protocol.shot, protocol.query
+    if protocol.sampler == "whole":
+        _check_whole(protocol, sizes)
+        return sizes
     check_sizes(sizes, protocol.dataset, protocol.split, way, shot, query, class_names)
     return sizes
+
+
+def _check_whole(protocol: Protocol, sizes: NDArray[np.int64]) -> None:
+    split = f"the {protocol.split} split of {protocol.dataset}"
+    if len(sizes) < 2:
+        raise EpisodeError(f"{split} has one class, so there is nothing to tell apart.")
+    if protocol.way != len(sizes):
+        raise EpisodeError(
+            f"{split} has {len(sizes):,} classes, which the whole sampler tells apart all at once; its way is "
+            f"{len(sizes):,}, not {protocol.way:,}."
+        )
+    if sizes.sum() > MOST_EPISODES:
+        raise EpisodeError(f"{split} has {sizes.sum():,} images; a whole split has at most {MOST_EPISODES:,}.")
+
+
+def whole_protocol(dataset: str, split: SplitName, class_sizes: Sequence[int]) -> Protocol:
+    """The protocol of every image of a split, from its images per class, [C].
+
+    >>> whole_protocol("mine", "test", (2, 3))
+    Protocol(dataset='mine', split='test', way=2, shot=0, query=1, episodes=5, runs=1, seed=0, sampler_version=1, \
+sampler='whole', alpha=None, least_way=None, least_shot=None)
+    """
+    return resolved_protocol(Protocol(dataset, split, len(class_sizes), 0, 1, sampler="whole"), class_sizes)
 
 
 @dataclass(frozen=True)
@@ -198,6 +250,37 @@ class Episodes:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+
+@dataclass(frozen=True, repr=False)
+class WholeEpisodes(Episodes):
+    """Images of a whole split, each an episode of one query without a support set.
+
+    Attributes:
+        images: the image of each episode, int32 [E, 1, 1]: an array [E, N, 1] would be mostly empty, and 200 MB for
+            the validation images of ImageNet.
+        labels: class of each image, [E].
+    """
+
+    labels: NDArray[np.int64]
+
+    def __repr__(self) -> str:
+        return f"<WholeEpisodes: {len(self):,} images of the {self.protocol.split} split of {self.protocol.dataset}>"
+
+    @property
+    def way(self) -> int:
+        """C, the classes of the split."""
+        return self.protocol.way
+
+    @property
+    def queries(self) -> NDArray[np.int32]:
+        """The image of each episode, [E, 1]."""
+        return self.images[:, 0]
+
+    @property
+    def truth(self) -> NDArray[Any]:
+        """Class of each image, in the smallest type for C classes, [E, 1]."""
+        return self.labels[:, None].astype(np.min_scalar_type(self.way - 1))
 
 
 def sample_episodes(
@@ -280,4 +363,7 @@ def draw(
         EpisodeError: the split has too few classes or images, or not that many episodes.
     """
     groups = draw_groups(protocol, class_sizes, run, numbers, class_names)
+    if protocol.sampler == "whole":
+        classes = _classes_of(np.asarray(class_sizes, np.int64), numbers.astype(np.int32))
+        return [WholeEpisodes(protocol, dataset_fingerprint, run, numbers, images, classes) for _, images in groups]
     return [Episodes(protocol, dataset_fingerprint, run, numbers[rows], images) for rows, images in groups]

@@ -1,4 +1,4 @@
-"""The four samplers: which images are in an episode, from the class sizes alone.
+"""The samplers: which images are in an episode, from the class sizes alone.
 
 The standard sampler draws every episode anew from the whole split: every class and every image gets a raw random word
 as its key, and the smallest keys are taken. So any episode can be drawn alone, in any order, on any machine. The words

@@ -26,6 +26,7 @@ from fewshot_bench.limits import (
     LARGEST_TASK,
     LARGEST_WAY,
     MOST_CLASSES,
+    WHOLE_SAMPLER,
     task_size,
 )
 from fewshot_bench.outcomes.schema import (
@@ -46,6 +47,8 @@ from fewshot_bench.outcomes.schema import (
 
 FORMAT = 2
 """Of cell.json and the parts beside it; raised when older releases would misread them. Absent means 1."""
+FORMAT_OF_WHOLE = 3
+"""Of cells of whole splits, which older releases cannot read."""
 LARGEST_DESCRIPTION = 8_000_000
 """Bytes of a cell.json."""
 CLAIMED_SAMPLER = "claimed"
@@ -133,13 +136,14 @@ class ProtocolCard:
     Attributes:
         dataset: its name.
         dataset_fingerprint: digest of its pixels.
-        split: "base", "validation" or "novel".
+        split: "base", "validation" or "novel"; "train", "validation" or "test" where the splits share their classes.
         way: N.
-        shot: K.
-        query: Q, queries per class; 0 if the episodes are claimed.
+        shot: K; 0 for a whole split.
+        query: Q, queries per class; 0 if the episodes are claimed, 1 in all for a whole split.
         seed: of the episodes.
         sampler_version: of the sampler.
-        sampler: "standard" draws each task from the whole split; a file claims the tasks of "claimed".
+        sampler: "standard" draws each task from the whole split; a file claims the tasks of "claimed"; the episodes of
+            "whole" are the images of the split, one query each.
         sampler_settings: options of the other samplers.
     """
 
@@ -149,7 +153,7 @@ class ProtocolCard:
     dataset_fingerprint: Text
     split: Text
     way: Annotated[int, Strict(), Field(ge=1, le=LARGEST_WAY)]
-    shot: _Size
+    shot: Annotated[int, Strict(), Field(ge=0, le=LARGEST_SIZE)]
     query: Annotated[int, Strict(), Field(ge=0, le=LARGEST_SIZE)]
     seed: Annotated[int, Strict(), Field(ge=-LARGEST_SEED, le=LARGEST_SEED)]
     sampler_version: _Size
@@ -175,18 +179,32 @@ class ProtocolCard:
         return self.sampler == CLAIMED_SAMPLER
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the episodes are all images of a split, each to be told apart among all classes."""
+        return self.sampler == WHOLE_SAMPLER
+
+    @property
+    def format(self) -> int:
+        """Of cell.json and the parts beside it."""
+        return FORMAT_OF_WHOLE if self.is_whole else FORMAT
+
+    @property
     def queries_per_episode(self) -> range:
         """How many queries an episode can have: one number, or several where the way varies.
 
         Test membership only, and never list it: a stranger's file may decide how long it is.
         """
+        if self.is_whole:
+            return range(1, 2)
         least_way = self.sampler_settings.get("least_way", self.way)
         smallest = least_way if isinstance(least_way, int) else self.way
         return range(smallest * self.query, self.way * self.query + 1, max(1, self.query))
 
     @property
     def task(self) -> str:
-        """The dataset and the size of its tasks, e.g. "cifar-fs 5-way 1-shot"."""
+        """The dataset and the size of its tasks, e.g. "cifar-fs 5-way 1-shot" or "cifar-100 whole test split"."""
+        if self.is_whole:
+            return f"{self.dataset} whole {self.split} split"
         split = "" if self.split == "novel" else f" ({self.split} split)"
         sampler = "" if self.sampler == STANDARD_SAMPLER else f" {self.sampler}"
         if self.is_claimed:
@@ -201,8 +219,16 @@ def _check_protocol(protocol: ProtocolCard) -> ProtocolCard:
         tasks = settings.get("tasks")
         if len(settings) != 1 or not isinstance(tasks, str) or not is_name(tasks):
             raise refusal(f"should be tasks, {NAME_RULE}", settings, "sampler_settings")
+    elif protocol.is_whole:
+        for name, expected in {"shot": 0, "query": 1, "seed": 0, "sampler_settings": {}}.items():
+            if (found := getattr(protocol, name)) != expected:
+                raise refusal(f"should be {expected} for a whole split", found, name)
+        if protocol.way < 2:
+            raise refusal("should be 2 or more", protocol.way, "way")
     elif protocol.query < 1:
         raise refusal("should be 1 or more", protocol.query, "query")
+    if protocol.shot < 1 and not protocol.is_whole:
+        raise refusal("should be 1 or more", protocol.shot, "shot")
     if task_size(protocol.way, protocol.shot, protocol.query, protocol.sampler) > LARGEST_TASK:
         sizes = {name: getattr(protocol, name) for name in ("way", "shot", "query")}
         raise refusal(f"should have at most {LARGEST_TASK:,} images of an episode", sizes)
@@ -282,7 +308,7 @@ class Cell:
 
     def as_dict(self) -> dict[str, Any]:
         """The content of cell.json, as plain data."""
-        return {**asdict(self), "method": self.method.as_dict(), "format": FORMAT}
+        return {**asdict(self), "method": self.method.as_dict(), "format": self.protocol.format}
 
     def as_json(self) -> str:
         """The content of cell.json."""
@@ -354,14 +380,14 @@ def _check_format(content: Mapping[str, Any]) -> None:
     found = content.get("format", 1)
     if type(found) is not int or not 1 <= found <= _LARGEST_FORMAT:
         raise OutcomeError(f"format should be a whole number from 1 to {_LARGEST_FORMAT:,}, not {reprlib.repr(found)}")
-    if found > FORMAT:
+    if found > FORMAT_OF_WHOLE:
         versions = content.get("versions")
         version = versions.get("fewshot-bench") if isinstance(versions, dict) else None
         newest = version.split(" and ")[-1] if isinstance(version, str) else ""
         wanted = f"fewshot-bench {newest}" if _VERSION.fullmatch(newest) else "the newest fewshot-bench"
         raise NewerFormatError(
-            f"was written by a newer fewshot-bench (format {found}; this one reads up to {FORMAT}). Install {wanted} "
-            "or later to use it. Nothing was changed."
+            f"was written by a newer fewshot-bench (format {found}; this one reads up to {FORMAT_OF_WHOLE}). Install "
+            f"{wanted} or later to use it. Nothing was changed."
         )
 
 

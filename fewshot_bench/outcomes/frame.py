@@ -15,9 +15,16 @@ from fewshot_bench.errors import ShapeError
 from fewshot_bench.limits import LARGEST_EPISODE, LARGEST_WAY, MOST_RUNS
 from fewshot_bench.outcomes.cell import Cell, ProtocolCard
 from fewshot_bench.outcomes.claimed import check_claimed
-from fewshot_bench.outcomes.packing import Positions, position_type
+from fewshot_bench.outcomes.packing import (
+    Positions,
+    packed_confidence,
+    position_type,
+    unpacked_confidence,
+)
 
 COLUMNS = ("run", "episode", "correct", "accuracy", "predictions", "seconds")
+CONFIDENCE = "confidence"
+"""The column that outcomes of whole splits have beside them."""
 _EPISODE_BITS = 32
 _DTYPE_KINDS = {"run": "iu", "episode": "iu", "correct": "iu", "accuracy": "f", "seconds": "fiu"}
 _LARGEST = {"run": MOST_RUNS - 1, "episode": LARGEST_EPISODE}
@@ -82,6 +89,7 @@ def episode_frame(
     seconds: float = math.nan,
     *,
     truth: Positions | None = None,
+    confidence: NDArray[np.floating[Any]] | None = None,
 ) -> pd.DataFrame:
     """The outcomes of a method on episodes of one run.
 
@@ -93,16 +101,18 @@ def episode_frame(
         way: N of these episodes.
         seconds: time per episode; NaN if it was not measured.
         truth: position of the true class of every query, [E, M]; by default every class has equally many.
+        confidence: probability of the predicted class, of whole splits alone, [E]; rounded to what is stored.
 
     Returns:
-        A frame with the columns run, episode, correct, accuracy, predictions (bytes) and seconds, [E].
+        A frame with the columns run, episode, correct, accuracy, predictions (bytes), seconds and, where it is given,
+        confidence, [E].
 
     Raises:
         ShapeError: the predictions or the truth are not those of N-way episodes.
     """
     predictions = np.ascontiguousarray(predictions)
     numbers = np.asarray(numbers)
-    _check(numbers, predictions, way)
+    _check(numbers, predictions, way, is_even=truth is None)
     if truth is None:
         truth = even_truth(way, predictions.shape[1])
     elif truth.dtype.kind != "u" or truth.shape != predictions.shape or (truth.size and int(truth.max()) >= way):
@@ -111,6 +121,7 @@ def episode_frame(
             f"{truth.dtype} {list(truth.shape)}{f' up to class {int(truth.max())}' if truth.size else ''}."
         )
     correct = (predictions == truth).sum(axis=1)
+    rounded = {} if confidence is None else {CONFIDENCE: unpacked_confidence(packed_confidence(confidence, way))}
     return pd.DataFrame(
         {
             "run": np.full(len(numbers), run, dtype=np.int16),
@@ -119,6 +130,7 @@ def episode_frame(
             "accuracy": correct / predictions.shape[1],
             "predictions": pd.Series([row.tobytes() for row in predictions], dtype=object),
             "seconds": np.full(len(numbers), seconds, dtype=np.float64),
+            **rounded,
         }
     )
 
@@ -134,7 +146,7 @@ def consecutive(numbers: NDArray[np.integer[Any]]) -> list[tuple[int, int]]:
     return [(int(start), int(end)) for start, end in pairwise(cuts) if end > start]
 
 
-def _check(numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int) -> None:
+def _check(numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int, *, is_even: bool) -> None:
     if not 1 <= way <= LARGEST_WAY:
         raise ShapeError(f"way must be 1 to {LARGEST_WAY:,}, not {way}.")
     dtypes = dict.fromkeys((position_type(way), position_type(LARGEST_WAY)))  # the larger for a protocol of a larger N
@@ -145,7 +157,7 @@ def _check(numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int)
         )
     if numbers.shape != predictions.shape[:1]:
         raise ShapeError(f"there are {len(numbers)} episode numbers, but predictions of {len(predictions)} episodes.")
-    if predictions.shape[1] == 0 or predictions.shape[1] % way:
+    if predictions.shape[1] == 0 or (is_even and predictions.shape[1] % way):
         raise ShapeError(
             f"{predictions.shape[1]} queries per episode are not the same number for each of {way} classes."
         )
@@ -159,7 +171,7 @@ class Outcomes:
 
     Attributes:
         cell: the method and the protocol.
-        frame: columns run, episode, correct, accuracy, predictions, seconds, [E].
+        frame: columns run, episode, correct, accuracy, predictions, seconds, [E]; of whole splits confidence too.
     """
 
     cell: Cell
@@ -215,8 +227,9 @@ def check_frame(cell: Cell, frame: object) -> None:
         return
     if not isinstance(frame, pd.DataFrame):
         raise ShapeError(f"outcomes should be a pandas DataFrame, not {type(frame).__name__}.")
-    if missing := [name for name in COLUMNS if list(frame.columns).count(name) != 1]:
-        raise ShapeError(f"outcomes should have the column {missing[0]} once, besides {', '.join(COLUMNS)}.")
+    expected = (*COLUMNS, CONFIDENCE) if cell.protocol.is_whole else COLUMNS
+    if missing := [name for name in expected if list(frame.columns).count(name) != 1]:
+        raise ShapeError(f"outcomes should have the column {missing[0]} once, besides {', '.join(expected)}.")
     for name, dtypes in _DTYPE_KINDS.items():
         dtype = frame[name].dtype
         if not (isinstance(dtype, np.dtype) and dtype.kind in dtypes):
@@ -236,6 +249,10 @@ def check_frame(cell: Cell, frame: object) -> None:
     seconds = frame["seconds"].to_numpy(np.float64)
     if not (np.isnan(seconds) | (np.isfinite(seconds) & (seconds >= 0))).all():  # NaN if not measured
         raise ShapeError("seconds should be finite and 0 or more.")
+    if cell.protocol.is_whole:
+        if frame[CONFIDENCE].dtype.kind != "f":
+            raise ShapeError(f"confidence should be numbers, not {frame[CONFIDENCE].dtype}.")
+        packed_confidence(frame[CONFIDENCE].to_numpy(np.float64), cell.protocol.way)
 
 
 def check_episodes(frame: pd.DataFrame, run: int, numbers: NDArray[np.int64]) -> None:

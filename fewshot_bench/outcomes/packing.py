@@ -6,6 +6,7 @@ each 19, all of them compressed too; benchmarks/README.md has the table. Above 2
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ Positions: TypeAlias = NDArray[Any]
 """Positions of classes within an episode, of `position_type`."""
 
 _VALUES = 256  # of a byte
+_CONFIDENCES = 65_535
 
 
 def position_type(way: int) -> np.dtype[Any]:
@@ -104,6 +106,38 @@ def unpacked(content: NDArray[np.uint8], queries: int, way: int) -> Positions | 
         return content.view(position_type(way))
     every = _digits_of_every_byte(way)[content].reshape(len(content), content.shape[1] * digits_per_byte(way))
     return np.ascontiguousarray(every[:, :queries])
+
+
+def packed_confidence(confidence: NDArray[np.floating[Any]], way: int) -> NDArray[np.uint16]:
+    """Pack the probabilities of predicted classes in two bytes each.
+
+    Args:
+        confidence: of the predictions, [E].
+        way: C; the most probable of C classes has a probability of 1/C at least.
+
+    Returns:
+        In units of 1/65,535, rounded, uint16 [E].
+
+    Raises:
+        ShapeError: one is not such a probability.
+    """
+    if not (np.isfinite(confidence).all() and (confidence >= 0).all() and (confidence <= 1).all()):
+        raise ShapeError("confidence should be probabilities, from 0 to 1.")
+    values = np.rint(np.asarray(confidence, np.float64) * _CONFIDENCES).astype(np.uint16)
+    if not are_confidences(values, way):
+        least = float(np.min(confidence))
+        raise ShapeError(f"confidence should be that of the most probable of {way:,} classes, not {least:.3g}.")
+    return values
+
+
+def are_confidences(values: NDArray[np.uint16], way: int) -> bool:
+    """Whether `packed_confidence` can make these numbers for C `way` classes; one unit is left for rounding."""
+    return not values.size or int(values.min()) >= math.floor(_CONFIDENCES / way) - 1
+
+
+def unpacked_confidence(values: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """The probabilities that `packed_confidence` packed, [E]."""
+    return values / _CONFIDENCES
 
 
 def _powers(way: int) -> NDArray[np.int64]:

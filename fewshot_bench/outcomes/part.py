@@ -27,8 +27,17 @@ from fewshot_bench.errors import OutcomeError
 from fewshot_bench.limits import LARGEST_EPISODE, MOST_EPISODES, MOST_RUNS
 from fewshot_bench.outcomes.cell import FORMAT, Cell
 from fewshot_bench.outcomes.claimed import CLAIMED_COLUMNS, CLAIMED_TYPES, claimed_columns, claimed_table
-from fewshot_bench.outcomes.frame import query_counts
-from fewshot_bench.outcomes.packing import is_packed, packed, packed_size, position_type, unpacked
+from fewshot_bench.outcomes.frame import CONFIDENCE, query_counts
+from fewshot_bench.outcomes.packing import (
+    are_confidences,
+    is_packed,
+    packed,
+    packed_confidence,
+    packed_size,
+    position_type,
+    unpacked,
+    unpacked_confidence,
+)
 from fewshot_bench.outcomes.schema import mapping_in
 from fewshot_bench.outcomes.stored_table import LARGEST_PART, OTHER_ROWS, StoredTable, fits, rows_that_fit
 
@@ -39,7 +48,8 @@ STORED = (*CONSTANTS, "run", "episode", "queries", "correct", "accuracy", "predi
 Columns = dict[str, NDArray[Any]]
 """run, episode, correct, accuracy, seconds and, where they are wanted, predictions (bytes), each [E].
 
-A claimed cell also has queries and classes (text), and its predictions are empty.
+That of a whole split also has confidence. A claimed cell also has queries and classes (text), and its predictions are
+empty.
 """
 _ARROW_TYPES = {
     "run": pa.int16(),
@@ -48,6 +58,7 @@ _ARROW_TYPES = {
     "correct": pa.int32(),
     "accuracy": pa.float64(),
     "seconds": pa.float64(),
+    CONFIDENCE: pa.uint16(),
 }
 _FRAME_TYPES: Mapping[str, Any] = {
     "run": np.int16,
@@ -56,6 +67,7 @@ _FRAME_TYPES: Mapping[str, Any] = {
     "accuracy": np.float64,
     "predictions": object,
     "seconds": np.float64,
+    CONFIDENCE: np.float64,
     "queries": np.int32,
     "classes": object,
 }
@@ -76,6 +88,8 @@ class Identity:
         way: N, the largest of the protocol.
         queries: how many queries an episode can have.
         is_claimed: whether a file claims which episodes there are.
+        is_whole: whether the episodes are the images of a split, and the parts hold confidences.
+        format: of the parts.
     """
 
     protocol: str
@@ -84,13 +98,21 @@ class Identity:
     way: int
     queries: range
     is_claimed: bool = False
+    is_whole: bool = False
+    format: int = FORMAT
 
     @classmethod
     def of(cls, cell: Cell) -> Identity:
         """The identity of a cell."""
         card = cell.protocol
         queries = card.queries_per_episode
-        return cls(card.fingerprint, cell.method.fingerprint, str(card.seed), card.way, queries, card.is_claimed)
+        kind = (card.is_claimed, card.is_whole, card.format)
+        return cls(card.fingerprint, cell.method.fingerprint, str(card.seed), card.way, queries, *kind)
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The columns of a part whose episodes were computed."""
+        return (*STORED, CONFIDENCE) if self.is_whole else STORED
 
     @property
     def bytes_of_queries(self) -> int:
@@ -105,7 +127,7 @@ class Identity:
             first: number of its first episode.
             end: number behind that of its last.
         """
-        metadata = {"format": FORMAT, "protocol": self.protocol, "method": self.method, "seed": self.seed}
+        metadata = {"format": self.format, "protocol": self.protocol, "method": self.method, "seed": self.seed}
         return metadata if run is None else metadata | {"run": run, "first": first, "end": end}
 
 
@@ -199,7 +221,7 @@ class Part:
         if identity.is_claimed:
             file = StoredTable(content, (*CONSTANTS, *CLAIMED_COLUMNS), (*CONSTANTS, "classes"))
         else:
-            file = StoredTable(content, STORED, CONSTANTS)
+            file = StoredTable(content, identity.stored, CONSTANTS)
         metadata = mapping_in(file.metadata.get(METADATA, b""))
         if any(metadata.get(name) != getattr(identity, name) for name in CONSTANTS):
             raise OutcomeError(
@@ -226,11 +248,15 @@ class Part:
     def _read_computed(self, file: StoredTable, identity: Identity, with_predictions: bool) -> Columns | None:
         """The rows; None if they disagree with the name or with each other."""
         table = file.read(_stored_types(identity), identity.bytes_of_queries)
-        found = {name: table[name].to_numpy() for name in STORED if name not in (*CONSTANTS, "predictions")}
+        found = {name: table[name].to_numpy() for name in identity.stored if name not in (*CONSTANTS, "predictions")}
         queries, predictions = found.pop("queries"), table["predictions"]
         are_constant = all(table[name].unique().to_pylist() == [getattr(identity, name)] for name in CONSTANTS)
         if not (are_constant and self._are_ours(found) and _are_in_range(found, queries, identity)):
             return None
+        if identity.is_whole:
+            if not are_confidences(found[CONFIDENCE], identity.way):
+                return None
+            found[CONFIDENCE] = unpacked_confidence(found[CONFIDENCE])
         if not with_predictions:
             groups = _packed_groups(predictions, queries)
             return found if all(is_packed(group, count, identity.way) for _, group, count in groups) else None
@@ -304,7 +330,9 @@ def table_of(frame: pd.DataFrame, identity: Identity) -> pa.Table:
     numbers = ("run", "episode", "correct", "accuracy", "seconds")
     columns |= {name: frame[name].to_numpy(_FRAME_TYPES[name]) for name in numbers}
     columns |= {"queries": queries, "predictions": _packed_rows(frame["predictions"], queries, identity.way)}
-    return pa.table({name: columns[name] for name in STORED})
+    if identity.is_whole:
+        columns[CONFIDENCE] = packed_confidence(frame[CONFIDENCE].to_numpy(np.float64), identity.way)
+    return pa.table({name: columns[name] for name in identity.stored})
 
 
 def numbers_by_run(run: NDArray[Any], episode: NDArray[Any]) -> dict[int, NDArray[Any]]:

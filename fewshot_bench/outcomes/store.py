@@ -26,7 +26,7 @@ from fewshot_bench.limits import MOST_EPISODES
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell, MethodCard
 from fewshot_bench.outcomes.failures import Failure
-from fewshot_bench.outcomes.frame import Outcomes, check_frame, episode_frame, split_consecutive
+from fewshot_bench.outcomes.frame import CONFIDENCE, Outcomes, check_frame, episode_frame, split_consecutive
 from fewshot_bench.outcomes.manifest import MANIFEST, describe, described_in, read_manifest, stored_manifest
 from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.outcomes.part import Columns, Identity, Part, frame_of, joined, new_parts, numbers_by_run
@@ -37,6 +37,7 @@ _KEY = re.compile(r"[0-9a-f]{16}")
 _RUN_FOLDER = re.compile(r"run=\d{1,5}")
 _MOST_CLAIMED = 4 * MOST_EPISODES  # episodes may be stored several times
 _WAITS = (0.0, 0.05, 0.2, 1.0, 3.0)  # seconds; a network disk may list old names for a while
+_NEIGHBOURING = 1.5 / 65_535  # of two rounded confidences
 _MOVED = (errno.ENOENT, errno.ESTALE)
 
 
@@ -150,8 +151,13 @@ def merged(parts: Sequence[Part], columns: Sequence[Columns]) -> pd.DataFrame | 
 
 
 def _check_copy(rows: Columns, row: int, before: Part, part: Part) -> None:
-    """See that a row agrees with the copy before it; raises OutcomeError if they differ in anything but the seconds."""
-    if any(values[row] != values[row - 1] for name, values in rows.items() if name != "seconds"):
+    """See that a row agrees with the copy before it; raises OutcomeError if they differ in anything but the seconds.
+
+    Confidences of two machines may be rounded to neighbouring values.
+    """
+    compared = {name: values[row - 1 : row + 1] for name, values in rows.items() if name != "seconds"}
+    confidence = compared.pop(CONFIDENCE, np.zeros(2))
+    if any(values[0] != values[1] for values in compared.values()) or abs(np.diff(confidence))[0] > _NEIGHBOURING:
         raise OutcomeError(
             f"run {rows['run'][row]}, episode {rows['episode'][row]} is stored twice and differently, in "
             f"{before.location} and in {part.location}. Delete the one that is wrong and run again."
@@ -239,6 +245,7 @@ class OutcomeStore:
         seconds_per_episode: float,
         *,
         truth: Positions | None = None,
+        confidence: NDArray[np.floating[Any]] | None = None,
     ) -> None:
         """Store what a method did on some episodes of one run.
 
@@ -250,6 +257,7 @@ class OutcomeStore:
             seconds_per_episode: mean time of an episode.
             truth: position of the true class of every query, unsigned [E, M]; not needed if the protocol has equally
                 many queries per class.
+            confidence: probability of the predicted class, of a whole split, [E].
 
         Raises:
             ShapeError: the predictions or the truth are not those of the cell's protocol.
@@ -260,7 +268,8 @@ class OutcomeStore:
         way = card.way if len(card.queries_per_episode) == 1 else predictions.shape[-1] // card.query
         if predictions.dtype.kind == "u" and int(predictions.max(initial=0)) < card.way:
             predictions = predictions.astype(position_type(card.way), copy=False)
-        self.append_frame(cell, episode_frame(run, numbers, predictions, way, seconds_per_episode, truth=truth))
+        frame = episode_frame(run, numbers, predictions, way, seconds_per_episode, truth=truth, confidence=confidence)
+        self.append_frame(cell, frame)
 
     def append_frame(self, cell: Cell, frame: pd.DataFrame, *, is_checked: bool = False) -> None:
         """Store what a method did on episodes that may differ in their number of queries.

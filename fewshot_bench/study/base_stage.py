@@ -7,16 +7,19 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, known_backbone, network_identity
 from fewshot_bench.cache import BASE_STAGES, build_once, read_entry
-from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.datasets.dataset import Dataset, ImageSplit
 from fewshot_bench.devices import is_out_of_memory, release_unused
 from fewshot_bench.engine.engine import Engine, LocalEngine
 from fewshot_bench.errors import StudyError, WeightsError
@@ -43,6 +46,7 @@ from fewshot_bench.training import (
     seeded_randomness,
     train_on_base,
 )
+from fewshot_bench.training.division import divided
 from fewshot_bench.training.heads import base_head_of
 
 TRAINING_VERSION = 2
@@ -52,6 +56,32 @@ def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:
     """The recipe for a backbone: one for pretrained networks, another for small networks from their first weights."""
     recipe = paper_recipe(loss) if backbone.is_pretrained else scratch_recipe(loss)
     return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+
+
+HELD_OUT = 0.1
+"""Share of a train split that is held out for validation where a dataset for classification has no validation split."""
+EPOCHS_ON_WHOLE_DATASETS = 50
+"""Of pretrained networks, as in the SCHaNe paper."""
+_VALIDATIONS = 10
+
+
+def whole_recipe(backbone: Backbone, loss: str, dataset: Dataset | None, **changes: Any) -> Recipe:
+    """The recipe for a backbone on the train split of a dataset for classification.
+
+    Args:
+        backbone: pretrained, for the paper's recipe, or small.
+        loss: name of a loss.
+        dataset: whose validation split is used, if it has one; None where it is not here.
+        **changes: fields that differ; None changes nothing.
+    """
+    epochs = EPOCHS_ON_WHOLE_DATASETS if backbone.is_pretrained else None
+    own: dict[str, Any] = {"epochs": epochs, "validation_share": validation_share(dataset)}
+    return base_recipe(backbone, loss, **own | {name: value for name, value in changes.items() if value is not None})
+
+
+def validation_share(dataset: Dataset | None) -> float:
+    """The share of a train split that is held out by default."""
+    return 0.0 if dataset is not None and "validation" in dataset.splits else HELD_OUT
 
 
 def base_stage_name(recipe: Recipe, default: Recipe, **settings: Any) -> str:
@@ -84,6 +114,7 @@ def fine_tuned_on_base(
     device: str,
     engine: Engine | None = None,
     progress: Progress = SILENT,
+    validation: ImageSplit | None = None,
 ) -> Backbone:
     """The backbone after the base stage; its network is changed, and its checkpoint cached by everything that went in.
 
@@ -94,14 +125,25 @@ def fine_tuned_on_base(
     A training in this process keeps its state beside the checkpoint until it is finished, so that it resumes after the
     last epoch; on another machine it starts again.
 
+    Args:
+        backbone: before its training.
+        split: to train on.
+        recipe: decides the result.
+        device: where to train, without an engine.
+        engine: who trains.
+        progress: shown every step.
+        validation: images of the same classes to measure the accuracy on, if the recipe holds none of the split out.
+
     Raises:
         StudyError: a batch does not fit into memory, or training diverged.
     """
-    engine, path = engine or LocalEngine(device), checkpoint_path(backbone, split, recipe)
+    engine, path = engine or LocalEngine(device), checkpoint_path(backbone, split, recipe, validation)
     state = path.with_name(f"{path.stem}.state.safetensors") if isinstance(engine, LocalEngine) else None
 
+    what = (backbone, split, recipe, validation)
+
     def trained() -> _Extras:
-        weights, head, metadata = engine.call(_train, backbone, split, recipe, device, state, progress=progress)
+        weights, head, metadata = engine.call(_train, *what, device, state, progress=progress)
         backbone.network.load_state_dict(weights)
         return _Extras(metadata, head)
 
@@ -119,9 +161,11 @@ def fine_tuned_on_base(
     return _trained(backbone, extras)
 
 
-def from_checkpoint(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Backbone | None:
+def from_checkpoint(
+    backbone: Backbone, split: ImageSplit, recipe: Recipe, validation: ImageSplit | None = None
+) -> Backbone | None:
     """The backbone after the base stage if its checkpoint is in the cache and whole; None otherwise."""
-    found = read_entry(checkpoint_path(backbone, split, recipe), lambda path: _load(path, backbone))
+    found = read_entry(checkpoint_path(backbone, split, recipe, validation), lambda path: _load(path, backbone))
     return None if found is None else _trained(backbone, found)
 
 
@@ -144,7 +188,14 @@ def _trained(backbone: Backbone, extras: _Extras) -> Backbone:
 
 
 def _train(
-    backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, state: Path | None, *, progress: Progress
+    backbone: Backbone,
+    split: ImageSplit,
+    recipe: Recipe,
+    validation: ImageSplit | None,
+    device: str,
+    state: Path | None,
+    *,
+    progress: Progress,
 ) -> tuple[dict[str, torch.Tensor], BaseHead | None, dict[str, str]]:
     """The weights and the head after training, on the CPU, and the metadata of their checkpoint."""
     what = _words(backbone, split, recipe)
@@ -157,8 +208,12 @@ def _train(
     training = MicroBatches(used if used[-1:] == [chosen] else [*used, chosen], is_fixed, way_out)
     file = None if state is None else StateFile(path=state, metadata={"what": f"unfinished: {what}"}, is_optional=True)
 
+    selection = own_selection(backbone, split, recipe, validation, device)
+
     def train() -> TrainingResult:
-        return training.train(backbone, split, recipe, device=device, progress=progress, state=file)
+        return training.train(
+            backbone, split, recipe, device=device, progress=progress, state=file, selection=selection
+        )
 
     try:
         result = train()
@@ -179,10 +234,74 @@ def _train(
             "backbone": backbone.name,
             "recipe": json.dumps(recipe.hyper_parameters(), sort_keys=True),
             "base_split": split.fingerprint,
+            **({"division": divided(split.class_sizes, recipe).digest} if recipe.divides_images else {}),
             "history": json.dumps(result.history),
             **({"computing": json.dumps(computing)} if computing else {}),
         },
     )
+
+
+def own_selection(
+    backbone: Backbone,
+    split: ImageSplit,
+    recipe: Recipe,
+    validation: ImageSplit | None,
+    device: str,
+    every: int | None = None,
+) -> Selection | None:
+    """How a training on a train split is validated: by the accuracy of its own classifier on images held out.
+
+    Args:
+        backbone: gives the preprocessing.
+        split: to train on.
+        recipe: says which of its images are held out, and whether the best epoch is kept.
+        validation: other images to measure the accuracy on, if none are held out.
+        device: a torch device.
+        every: epochs between two validations; None for about ten in all.
+
+    Returns:
+        None where there are no images for it.
+
+    Raises:
+        StudyError: the best epoch is to be kept, and there are no images to choose it on.
+    """
+    if recipe.validation_share:
+        images, rows = split, divided(split.class_sizes, recipe).held_out
+    elif validation is not None:
+        images, rows = validation, np.arange(len(validation))
+    else:
+        images, rows = split, np.arange(0)
+    if not len(rows):
+        if recipe.kept_epoch == "best":
+            raise StudyError(
+                f"kept_epoch=best needs images to choose the epoch on, and none of {split.dataset} are held out. Set "
+                "validation_share=0.1."
+            )
+        return None
+    return Selection(
+        validate=partial(_own_accuracy, backbone, images, rows, device),
+        every=every or max(1, round(recipe.epochs / _VALIDATIONS)),
+        chooses=recipe.kept_epoch == "best",
+    )
+
+
+_VALIDATED_AT_ONCE = 256
+
+
+@torch.no_grad()
+def _own_accuracy(
+    backbone: Backbone, split: ImageSplit, rows: NDArray[np.int64], device: str, network: nn.Module, head: nn.Module
+) -> dict[str, float]:
+    """The accuracy of a network and its classifier on some images of a split."""
+    classifier = base_head_of(head, split.class_names)
+    assert classifier is not None
+    correct = 0
+    for start in range(0, len(rows), _VALIDATED_AT_ONCE):
+        some = rows[start : start + _VALIDATED_AT_ONCE]
+        images = torch.from_numpy(np.ascontiguousarray(split.images[some])).permute(0, 3, 1, 2).to(device)
+        logits = classifier(network(backbone.preprocessing(images)).float())
+        correct += int((logits.argmax(1).cpu().numpy() == split.labels[some]).sum())
+    return {"validation_accuracy": correct / len(rows)}
 
 
 def base_micro_batch(backbone: Backbone, memory: StepMemory, batch: int) -> int:
@@ -302,8 +421,11 @@ def four_inputs(backbone: Backbone, split: ImageSplit, device: str) -> torch.Ten
     return backbone.preprocessing(four)
 
 
-def checkpoint_path(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Path:
+def checkpoint_path(
+    backbone: Backbone, split: ImageSplit, recipe: Recipe, validation: ImageSplit | None = None
+) -> Path:
     """Where the checkpoint of a base stage is cached."""
+    chooses = validation is not None and recipe.kept_epoch == "best" and not recipe.validation_share
     content = {
         "version": TRAINING_VERSION,
         "backbone": backbone.name,
@@ -312,10 +434,11 @@ def checkpoint_path(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Pa
         "preprocessing": backbone.preprocessing.as_dict(),
         "recipe": recipe.hyper_parameters(),
         "split": split.fingerprint,
+        **({"validation": validation.fingerprint} if validation is not None and chooses else {}),
         **code_record(backbone, recipe.loss),
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-    readable = f"{split.dataset}-{backbone.name}-base-{recipe.loss}".replace("/", "-").replace(":", "-")
+    readable = f"{split.dataset}-{backbone.name}-{split.name}-{recipe.loss}".replace("/", "-").replace(":", "-")
     return cache_folder() / BASE_STAGES / f"{readable}-{key}.safetensors"
 
 

@@ -12,7 +12,7 @@ import torch
 
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BaseHead, TaskHead
-from fewshot_bench.datasets import Dataset
+from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.datasets.catalogue import BENCHMARKS, is_stand_in, stand_in_dataset
 from fewshot_bench.devices import free_bytes
 from fewshot_bench.engine.classify import protocol_card
@@ -193,13 +193,14 @@ class _DryRun:
         backbone = network.start()
         if network.recipe is None:
             return _KnownNetwork(network, backbone, unknown, backbone.weights)
-        path = checkpoint_path(backbone, dataset.base, network.recipe)
+        images = network.images(dataset)
+        path = checkpoint_path(backbone, images[0], network.recipe, images[1])
         if path.is_file() and self._machine is None:
-            trained = from_checkpoint(copy.deepcopy(backbone), dataset.base, network.recipe)
+            trained = from_checkpoint(copy.deepcopy(backbone), images[0], network.recipe, images[1])
             if trained is not None:
                 return _KnownNetwork(network, trained, "", trained.weights)
         return _KnownNetwork(
-            network, _with_untrained_heads(backbone, network.recipe, dataset), unknown or AFTER_TRAINING, path.stem
+            network, _with_untrained_heads(backbone, network.recipe, images[0]), unknown or AFTER_TRAINING, path.stem
         )
 
     def _add_training(self, known: _KnownNetwork, dataset: Dataset, step: Step) -> None:
@@ -207,7 +208,7 @@ class _DryRun:
         recipe, backbone = known.network.recipe, known.backbone
         if recipe is None or not known.unknown:
             return
-        base = dataset.base
+        base = known.network.images(dataset)[0]
         step.advance(0, f"training {backbone.name} with {recipe.loss}")
         needs = self._measurements.training(base, backbone, recipe)
         self._needed_bytes = max(self._needed_bytes, needs.memory)
@@ -331,9 +332,9 @@ class _DryRun:
         )
 
 
-def _with_untrained_heads(backbone: Backbone, recipe: Recipe, dataset: Dataset) -> Backbone:
+def _with_untrained_heads(backbone: Backbone, recipe: Recipe, split: ImageSplit) -> Backbone:
     """The backbone with the heads that its training will give it, untrained."""
-    base_head = BaseHead.untrained(backbone.embedding_size, dataset.base.class_names)
+    base_head = BaseHead.untrained(backbone.embedding_size, split.class_names)
     if not recipe.learns_by_gradient_steps:
         return replace(backbone, base_head=base_head)
     moving = [] if recipe.objective == "anil" else [name for name, _ in backbone.network.named_parameters()]

@@ -13,7 +13,14 @@ from inspect import isabstract
 from typing import Any
 
 from fewshot_bench._io.toml import value_of
-from fewshot_bench.adaptation import ADAPTATIONS, MAML, Adaptation, EmbeddingAdaptation
+from fewshot_bench.adaptation import (
+    ADAPTATIONS,
+    MAML,
+    Adaptation,
+    EmbeddingAdaptation,
+    TrainedClassifier,
+    WholeAdaptation,
+)
 from fewshot_bench.adaptation.checked_predictions import HOW_TO_WRITE_ONE, check_adaptation
 from fewshot_bench.adaptation.hyper_parameter_choice import OneShotError, alternatives, nothing_to_choose
 from fewshot_bench.datasets import Dataset
@@ -134,6 +141,7 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
     if "choose" in study.hyper_parameters:
         raise StudyError("--set choose is not taken; use --choose instead.")
     planned = [adaptation for name in study.adaptations for adaptation in adaptations_of(study, name)]
+    _check_protocol(study, planned)
     accepted = set().union(*(hyper_parameters_of(name) for name in study.adaptations))
     unused = sorted(set(study.hyper_parameters) - accepted)
     if unused:
@@ -141,6 +149,18 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
         raise StudyError(unknown_hyper_parameter(unused[0], accepted, whose))
     _check_choice_acts(study, planned)
     return planned
+
+
+def _check_protocol(study: Study, planned: Iterable[Adaptation]) -> None:
+    """Refuse adaptations to support sets where there are none, and those of whole datasets in episodes."""
+    for adaptation in planned:
+        if isinstance(adaptation, WholeAdaptation) == study.is_whole:
+            continue
+        if study.is_whole:
+            raise StudyError(
+                f"{adaptation.name} learns from support sets, and --protocol full has none. Use --adapt classifier."
+            )
+        raise StudyError(f"{adaptation.name} classifies whole datasets. Add --protocol full.")
 
 
 def adaptations_of(study: Study, name: str) -> list[Adaptation]:
@@ -191,8 +211,9 @@ def _named_settings(study: Study) -> dict[str, str]:
 
 
 def wants_base_head(study: Study) -> bool:
-    """Whether a method of a study sees the logits of the base classes."""
-    return "finetune" in study.adaptations and study.hyper_parameters.get("on") == "logits"
+    """Whether a method of a study sees the logits of the classes that its network was trained on."""
+    is_on_logits = "finetune" in study.adaptations and study.hyper_parameters.get("on") == "logits"
+    return is_on_logits or TrainedClassifier.name in study.adaptations
 
 
 def wants_task_head(study: Study) -> bool:

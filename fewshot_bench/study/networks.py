@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, is_fetched_already, model_of_hub
-from fewshot_bench.datasets import Dataset
+from fewshot_bench.datasets import Dataset, ImageSplit
+from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.losses import LOSSES
@@ -19,6 +20,7 @@ from fewshot_bench.study.base_stage import (
     fine_tuned_on_base,
     initialised_backbone,
     stage_name,
+    whole_recipe,
 )
 from fewshot_bench.study.checkpoints import (
     Checkpoint,
@@ -36,7 +38,9 @@ from fewshot_bench.study.methods import (
 )
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
+from fewshot_bench.training.division import divided
 from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe
+from fewshot_bench.training.recipe import DERIVED_FIELDS, refuse_wrong_types
 
 _IMAGES = (32, 32, 3)
 """Height, width and channels of the images of a dataset that is not here."""
@@ -97,9 +101,10 @@ class Network:
         settings: of the backbone that differ from its default, for the method's name.
         stage: the base stage in the method's name, such as "base-ce"; empty for none.
         hyper_parameters: of the base stage.
-        recipe: of the training on the base split; None where the network is used as it starts.
+        recipe: of the training on that split; None where the network is used as it starts.
         is_checkpoint: whether it was trained under a name, so that its weights tell which loss gave them.
         start: the backbone before the base stage; to change it, say `to_train=True`.
+        split: that it is trained on.
     """
 
     backbone_name: str
@@ -109,20 +114,35 @@ class Network:
     recipe: Recipe | None
     is_checkpoint: bool
     start: Callable[..., Backbone]
+    split: SplitName = "base"
 
     def trained(self, dataset: Dataset, engine: Engine, progress: Progress) -> Backbone:
         """The backbone after its base stage, trained or from the cache; raises DatasetError without a base split."""
         if self.recipe is None:
             return self.start()
-        if dataset.is_few_shot and "base" not in dataset.splits:
+        if self.split == "base" and dataset.is_few_shot and "base" not in dataset.splits:
             raise DatasetError(
                 f"{self.start().name} trains on a base split, which {dataset.name} does not have. "
                 "Use a pretrained network, e.g. --backbone efficientnet_lite0."
             )
-        backbone = self.start(to_train=True)
+        backbone, split, validation = self.start(to_train=True), *self.images(dataset)
         return fine_tuned_on_base(
-            backbone, dataset.base, self.recipe, device=engine.device, engine=engine, progress=progress
+            backbone,
+            split,
+            self.recipe,
+            device=engine.device,
+            engine=engine,
+            progress=progress,
+            validation=validation,
         )
+
+    def images(self, dataset: Dataset) -> tuple[ImageSplit, ImageSplit | None]:
+        """The split that it is trained on, and the validation split where its own classifier is measured on one."""
+        split = dataset.split(self.split)
+        if self.split == "base" or "validation" not in dataset.splits:
+            return split, None
+        validation = dataset.validation
+        return split, validation if validation.class_names == split.class_names else None
 
 
 def resolve_networks(study: Study, dataset: Dataset | None, backbones: Backbones) -> tuple[Network, ...]:
@@ -152,20 +172,34 @@ def resolve_networks(study: Study, dataset: Dataset | None, backbones: Backbones
     backbone = start()
     settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
     networks = []
-    for recipe in base_recipes(study, backbone):
+    for recipe in base_recipes(study, backbone, dataset):
         for seed in study.seeds_of_trainings:
             seeded = replace(recipe, seed=seed)
-            stage = base_stage_name(seeded, base_recipe(backbone, recipe.loss))
-            values = seeded.hyper_parameters()
-            networks.append(
-                Network(study.backbone_name, settings, stage, values, seeded, False, initial_backbone(seed))
-            )
+            stage = base_stage_name(seeded, _default_recipe(study, backbone, recipe.loss, dataset))
+            values = seeded.hyper_parameters() | _division_record(study, dataset, recipe)
+            known = (values, seeded, False, initial_backbone(seed), study.trained_split)
+            networks.append(Network(study.backbone_name, settings, stage, *known))
     if not networks and study.training_seeds is not None and study.training_seeds > 1:
         raise StudyError(
             f"--training-seeds {study.training_seeds} repeats the training on the base split, and {backbone.name} is "
             "not trained there. Add --base-loss ce, or leave it out."
         )
     return tuple(networks) or (Network(study.backbone_name, settings, "", {}, None, False, start),)
+
+
+def _default_recipe(study: Study, backbone: Backbone, loss: str, dataset: Dataset | None, **changes: Any) -> Recipe:
+    """The recipe of a study's base stage with a loss, by default or with some fields changed."""
+    if study.is_whole:
+        return whole_recipe(backbone, loss, dataset, **changes)
+    return base_recipe(backbone, loss, **changes)
+
+
+def _division_record(study: Study, dataset: Dataset | None, recipe: Recipe) -> dict[str, str]:
+    """The split that a whole dataset's network is trained on, and which images of it; nothing in few-shot studies."""
+    record: dict[str, str] = {"split": study.trained_split} if study.is_whole else {}
+    if recipe.divides_images and dataset is not None:
+        record["division"] = divided(dataset.split(study.trained_split).class_sizes, recipe).digest
+    return record
 
 
 def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
@@ -258,14 +292,14 @@ def _checkpoint_networks(study: Study, dataset: Dataset, backbones: Backbones) -
     )
 
 
-def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
+def base_recipes(study: Study, backbone: Backbone, dataset: Dataset | None = None) -> list[Recipe]:
     """How a study without named checkpoints trains its backbone on the base split, once per loss.
 
     Raises:
         UnknownNameError: a loss is not known.
         StudyError: a setting of the contrast fits no loss, or a head is wanted that nothing here trains.
     """
-    losses = study.base_losses
+    losses, other_settings = study.base_losses, _other_settings(study)
     if losses is None:
         losses = () if backbone.is_pretrained else ("ce", "ce+schane")
     for loss in losses:
@@ -282,19 +316,51 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
             "--base-loss ce, --checkpoint NAME, or on=embeddings."
         )
     return [
-        base_recipe(
+        _default_recipe(
+            study,
             backbone,
             loss,
-            epochs=study.base_epochs,
-            batch_size=study.base_batch,
-            precision=study.base_precision,
-            seed=study.training_seed,
-            lambda_=study.lambda_,
-            tau=study.tau,
-            **chosen_contrast(study, loss),
+            dataset,
+            **{
+                "epochs": study.base_epochs,
+                "batch_size": study.base_batch,
+                "precision": study.base_precision,
+                "seed": study.training_seed,
+                "lambda_": study.lambda_,
+                "tau": study.tau,
+                **chosen_contrast(study, loss),
+                **other_settings,
+            },
         )
         for loss in losses
     ]
+
+
+_WITH_OPTIONS = {
+    "loss": "--base-loss",
+    "epochs": "--base-epochs",
+    "batch_size": "--base-batch",
+    "precision": "--base-precision",
+    "seed": "--training-seed",
+    "lambda_": "--lambda",
+    "tau": "--tau",
+    "reading": "--reading",
+    "stop_gradient": "--stop-gradient",
+    "anchors": "--anchors",
+}
+"""Fields of a recipe that have an option of their own in a study."""
+
+
+def _other_settings(study: Study) -> dict[str, Any]:
+    """The fields of the recipe that `base_settings` names; raises StudyError if one is unknown or of another type."""
+    settings = study.base_settings
+    for name in settings:
+        if name in _WITH_OPTIONS:
+            raise StudyError(f"--base-set {name} is not taken; use {_WITH_OPTIONS[name]} instead.")
+        if name not in Recipe.__dataclass_fields__ or name in DERIVED_FIELDS:
+            raise StudyError(f"--base-set {name}: a training on the base split has no setting '{name}'.")
+    refuse_wrong_types(settings)
+    return dict(settings)
 
 
 def backbone_of_hub(study: Study) -> str | None:

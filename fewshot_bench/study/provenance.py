@@ -24,7 +24,7 @@ from fewshot_bench.code_identity import what_changed
 from fewshot_bench.devices import peak_bytes, processor_name, tf32_on
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.study.study import Study
+from fewshot_bench.study.study import OF_FEW_SHOT, Study
 
 PROGRAM = "fewshot-bench"
 NOT_RECORDED = Study.fields_where("section", "computing", "output")
@@ -97,12 +97,12 @@ def without_folders(text: str) -> str:
 
 def study_record(study: Study) -> dict[str, Any]:
     """The fields of a study that decide what is done, as plain data; a file of weights is recorded by its name."""
-    left_out = {*NOT_RECORDED, *study.later_defaults, "hyper_parameters"}
+    left_out = {*NOT_RECORDED, *study.later_defaults, "hyper_parameters", *(OF_FEW_SHOT if study.is_whole else ())}
     record: dict[str, Any] = study.model_dump(mode="json", exclude=left_out)
     record["hyper_parameters"] = dict(study.hyper_parameters)  # a method's card refuses other than plain data
     for name in _COUNTS:
         if name not in study.model_fields_set:  # left to the sampler, or to a rule that says when to stop
-            del record[name]
+            record.pop(name, None)
     for name in ("weights", "dataset", "backbone"):
         if isinstance(record[name], str):
             record[name] = without_folders(record[name])

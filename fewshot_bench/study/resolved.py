@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import MAML, Adaptation, Finetune, code_of_adaptation
+from fewshot_bench.adaptation import MAML, Adaptation, Finetune, TrainedClassifier, code_of_adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, known_dataset
 from fewshot_bench.datasets.dataset import left_out_lines
@@ -91,7 +91,8 @@ class ResolvedMethod:
     @property
     def uses_base_head(self) -> bool:
         """Whether it sees the logits of the base classes, so that their classifier is a part of the method."""
-        return isinstance(self.adaptation, Finetune) and self.adaptation.on == "logits"
+        is_on_logits = isinstance(self.adaptation, Finetune) and self.adaptation.on == "logits"
+        return is_on_logits or isinstance(self.adaptation, TrainedClassifier)
 
     @property
     def uses_task_head(self) -> bool:
@@ -256,6 +257,25 @@ def open_study_dataset(study: Study, progress: Progress = SILENT) -> Dataset:
     return known_dataset(study.dataset, own=options, progress=progress)
 
 
+def refuse_other_classes(dataset: Dataset) -> None:
+    """Raise StudyError unless there are a train split and a test split of the same classes."""
+    if not {"train", "test"} <= set(dataset.splits):
+        raise StudyError(
+            f"--protocol full needs a train and a test split of the same classes, and {dataset.name} has "
+            f"{', '.join(dataset.splits)}. Use a dataset for classification, such as cifar-100, or leave it out."
+        )
+    train, test = dataset.split("train"), dataset.split("test")
+    if train.class_names == test.class_names:
+        return
+    only = sorted(set(train.class_names) ^ set(test.class_names))
+    where = "train" if only[0] in train.class_names else "test"
+    raise StudyError(
+        f"the train and test splits of {dataset.name} should have the same classes; {len(only):,} are in one of them "
+        f"alone, such as {only[0]!r} in the {where} split. Remove such classes, or use --split test for few-shot "
+        "episodes."
+    )
+
+
 def _fitting_protocols(study: Study, dataset: Dataset) -> list[Protocol]:
     """One protocol per number of shots.
 
@@ -263,6 +283,8 @@ def _fitting_protocols(study: Study, dataset: Dataset) -> list[Protocol]:
         EpisodeError: the split has too few classes, images or episodes; the message names the classes, and which of
             the user's own images were left out, which may be why.
     """
+    if study.is_whole:
+        refuse_other_classes(dataset)
     images = dataset.split(study.split)
     try:
         for protocol in study.protocols():

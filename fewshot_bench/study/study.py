@@ -17,10 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from fewshot_bench._io.locations import Location, location_of
 from fewshot_bench.datasets import OwnOptions
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.episodes import Protocol, resolved_protocol
+from fewshot_bench.episodes import Protocol, resolved_protocol, whole_protocol
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, SamplerName
 from fewshot_bench.errors import StudyError
-from fewshot_bench.limits import LARGEST_SEED, LARGEST_SIZE, LARGEST_WAY, MOST_CELLS, MOST_EPISODES, MOST_RUNS
+from fewshot_bench.limits import (
+    LARGEST_SEED,
+    LARGEST_SIZE,
+    LARGEST_WAY,
+    MOST_CELLS,
+    MOST_EPISODES,
+    MOST_RUNS,
+    WHOLE_SAMPLER,
+)
 from fewshot_bench.training.named_recipes import named_recipe
 from fewshot_bench.training.recipe import PrecisionName
 
@@ -35,13 +43,25 @@ Tau = Annotated[float, Field(gt=0)]
 SAMPLER_FIELDS = ("sampler", "alpha", "least_way", "least_shot")
 """The fields that say how episodes are sampled."""
 
-LATER_FIELDS = ("choose", "base_precision", "training_seeds", "recipe", "stop_gradient", "anchors")
+LATER_FIELDS = (
+    "choose", "base_precision", "training_seeds", "recipe", "stop_gradient", "anchors", "protocol", "base_settings",
+)  # fmt: skip
 """Fields added after the first release: records and keys leave them out at their defaults, so that old ids hold."""
 
 FIXED_BY_RECIPE = ("backbone", "weights", "checkpoints", "base_losses", "image_size", "interpolation")
 """The fields that a recipe determines."""
 
+OF_FEW_SHOT = (
+    "split", "shots", "way", "query", "episodes", "runs", "until_ci", "max_episodes", *SAMPLER_FIELDS,
+)  # fmt: skip
+"""The fields that have no effect on `protocol="full"`."""
+
+IMPLIED_BY_FULL: dict[str, Any] = {"split": "test", "sampler": "whole", "shots": (0,)}
+"""The values of some of them there."""
+
 MOST_TRAININGS = 1_000
+
+_CLASSIFIER = "classifier"  # the adaptation of whole datasets
 
 MOST_EPISODES_BY_DEFAULT = 30_000
 """Largest number of episodes per run under `until_ci`, unless `max_episodes` is given."""
@@ -140,6 +160,12 @@ class Options(BaseModel):
 class EpisodeOptions(Options):
     """Images and the episodes that are drawn from them."""
 
+    protocol: Literal["few-shot", "full"] = option(
+        "few-shot",
+        "few-shot: episodes of few images. full: train on the train split, test on every image of the test split.",
+        "episodes",
+    )
+
     least_images: int = option(
         1, "Skip your own classes with fewer readable images.", "data", flag="--min-images", ge=1
     )
@@ -182,7 +208,9 @@ class EpisodeOptions(Options):
         0, "Seed of episodes and of dividing your own classes.", "episodes", ge=-LARGEST_SEED, le=LARGEST_SEED
     )
     sampler: SamplerName = option(
-        "standard", "Independent episodes; no shared images; uneven queries; varying way and shot.", "episodes"
+        "standard",
+        "Independent episodes; no shared images; uneven queries; varying way and shot; all images (--protocol full).",
+        "episodes",
     )
     alpha: float | None = option(None, "Dirichlet concentration; smaller is more uneven. Default: 2.", "episodes")
     least_way: int | None = option(None, "Fewest classes with --sampler varied. Default: 2.", "episodes")
@@ -245,6 +273,9 @@ class MethodOptions(Options):
         "method",
         is_fixed_by_checkpoint=True,
         is_axis=True,
+    )
+    base_settings: dict[str, Any] = option(
+        {}, "Other recipe fields of base-split training, such as train_share=0.2.", "method", flag="--base-set"
     )
     training_seed: int = option(0, "Seed of base-split training.", "method", ge=-(1 << 63), lt=1 << 63)
     training_seeds: int | None = option(
@@ -343,6 +374,53 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
             values["hyper_parameters"] = own | (values.get("hyper_parameters") or {})
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_whole_dataset(cls, values: Any) -> Any:
+        """Fill in what `protocol="full"` implies, and refuse what has no effect on it."""
+        if not isinstance(values, dict) or values.get("protocol") != "full":
+            return values
+        for name in OF_FEW_SHOT:
+            value = values.get(name)
+            if value is not None and value != IMPLIED_BY_FULL.get(name):
+                raise StudyError(
+                    f"--protocol full tests every image of the test split once, so {cls.flag(name)} has no effect on "
+                    "it. Leave it out."
+                )
+        adaptations = values.get("adaptations") or (_CLASSIFIER,)
+        values = {**values, **IMPLIED_BY_FULL, "adaptations": adaptations}
+        return values | cls._losses_of_training(values)
+
+    @classmethod
+    def _losses_of_training(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The losses of the training on the train split, which --loss names too."""
+        losses, base_losses = values.get("losses"), values.get("base_losses")
+        if losses is not None and base_losses is not None and tuple(losses) != tuple(base_losses):
+            raise StudyError(
+                "--loss and --base-loss both name the losses of the training on the train split. Leave one of them out."
+            )
+        fixed_by = next((name for name in ("checkpoints", "recipe") if values.get(name) is not None), None)
+        if fixed_by is not None:
+            if losses is not None:
+                raise StudyError(f"{cls.flag(fixed_by)} determines what --loss would set. Leave one of the two out.")
+            return {}
+        found = losses if losses is not None else base_losses
+        if found is None and _CLASSIFIER in values["adaptations"]:
+            found = ("ce",)
+        if _CLASSIFIER in values["adaptations"] and not found:
+            raise StudyError(
+                "a network without training on the train split has no classifier of its classes. Use --loss ce, or "
+                "leave out --base-loss none."
+            )
+        return {} if found is None else {"losses": tuple(found) or ("ce",), "base_losses": tuple(found)}
+
+    @model_validator(mode="after")
+    def _refuse_whole_episodes(self) -> Study:
+        """Refuse the sampler of whole datasets in a few-shot study."""
+        if self.protocol == "few-shot" and self.sampler == WHOLE_SAMPLER:
+            raise StudyError("--sampler whole belongs to whole datasets. Use --protocol full instead.")
+        return self
+
     @model_validator(mode="after")
     def _check_size(self) -> Study:
         """Raise StudyError for more cells, or episodes of one, than can be stored; no memory is taken yet."""
@@ -357,6 +435,16 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
                 f"{episodes:,}. Use fewer --episodes or --runs."
             )
         return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it trains on a train split and tests every image of the test split."""
+        return self.protocol == "full"
+
+    @property
+    def trained_split(self) -> SplitName:
+        """The split that networks are trained on."""
+        return "train" if self.is_whole else "base"
 
     @property
     def seeds_of_trainings(self) -> range:
@@ -385,7 +473,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
         )
 
     def protocols(self, class_sizes: Sequence[int] | None = None) -> list[Protocol]:
-        """One protocol per number of shots.
+        """One protocol per number of shots; one in all for a whole dataset.
 
         Args:
             class_sizes: images per class of the split, [C]; without them the number of disjoint tasks is
@@ -394,6 +482,8 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
         Raises:
             EpisodeError: a setting does not go with the sampler, or the split has too few classes, images or episodes.
         """
+        if self.is_whole:
+            return [whole_protocol(self.dataset, self.split, class_sizes)] if class_sizes is not None else []
         made = [
             Protocol(
                 self.dataset,

@@ -17,12 +17,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot_bench.adaptation import MAML, Adaptation, EmbeddedSplit, EmbeddingAdaptation, Features, Finetune
+from fewshot_bench.adaptation import (
+    MAML,
+    Adaptation,
+    EmbeddedSplit,
+    EmbeddingAdaptation,
+    Features,
+    Finetune,
+    TrainedClassifier,
+)
 from fewshot_bench.backbones import Backbone, BaseHead, embed
 from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, gram_pays, outcome_frame, together
 from fewshot_bench.engine.engine import Chunk, Engine
 from fewshot_bench.engine.finetune import FinetuneClassifier, as_finetune, base_head_for
+from fewshot_bench.engine.whole import WholeClassifier
 from fewshot_bench.episodes import Episodes, Protocol, draw
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.progress import Progress
@@ -123,6 +132,23 @@ class OnEmbeddings:
         return EmbeddingClassifier(self.adaptation, split)
 
 
+@dataclass(frozen=True)
+class OnWholeSplit:
+    """Makes the classifier of a network that tells the classes of a whole split apart by its own head."""
+
+    adaptation: TrainedClassifier
+    embeddings: NDArray[np.float32]
+    head: BaseHead
+
+    def __call__(self, device: str) -> Classifier:
+        """The classifier on a device."""
+
+        def logits(images: NDArray[np.int64]) -> Tensor:
+            return self.head(torch.from_numpy(self.embeddings[images]).to(device))
+
+        return WholeClassifier(logits, self.adaptation.name)
+
+
 class ClassifierBuilder:
     """Makes the classifiers of a trained backbone of a study; adaptations share embeddings."""
 
@@ -148,6 +174,9 @@ class ClassifierBuilder:
         """
         if isinstance(adaptation, EmbeddingAdaptation):
             return OnEmbeddings(adaptation, self._with_features(adaptation))
+        if isinstance(adaptation, TrainedClassifier):
+            classifier = whole_head(self._backbone, self._split)
+            return OnWholeSplit(adaptation, self._view(0, 0, "auto"), classifier)
         if not isinstance(adaptation, Finetune | MAML):
             raise StudyError(f"{adaptation.name} should be an EmbeddingAdaptation or a Finetune to be run.")
         method = as_finetune(adaptation, self._backbone)
@@ -275,6 +304,26 @@ class WorkerFactory:
         return MethodWorker(self, self.classifier(self.device), memory)
 
 
+def whole_head(backbone: Backbone, split: ImageSplit) -> BaseHead:
+    """The classifier that was trained with a backbone, for a split that has the same classes.
+
+    Raises:
+        StudyError: there is none, or it tells other classes apart.
+    """
+    head = backbone.base_head
+    if head is None:
+        raise StudyError(
+            f"{backbone.name} has no classifier of its own: it was not trained on the train split. Use --loss ce."
+        )
+    if head.classes != split.class_names:
+        raise StudyError(
+            f"the classifier of {backbone.name} tells {len(head.classes):,} classes apart, and they are not the "
+            f"{len(split.class_names):,} of the {split.name} split of {split.dataset}. Use a network that was trained "
+            "on its train split: fewshot-bench train --protocol full"
+        )
+    return head
+
+
 class MethodWorker:
     """One method in one process; see `Worker`."""
 
@@ -304,5 +353,9 @@ class MethodWorker:
     def _timed(self, episodes: Episodes, at_once: int) -> pd.DataFrame:
         """Outcomes of the method on episodes of one shape, with the time it took."""
         began = time.perf_counter()
-        predictions = self._classifier(episodes, at_once)
-        return outcome_frame(episodes, predictions, (time.perf_counter() - began) / len(episodes))
+        confidence = None
+        if isinstance(self._classifier, WholeClassifier):
+            predictions, confidence = self._classifier.with_confidence(episodes, at_once)
+        else:
+            predictions = self._classifier(episodes, at_once)
+        return outcome_frame(episodes, predictions, (time.perf_counter() - began) / len(episodes), confidence)

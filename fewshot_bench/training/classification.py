@@ -17,6 +17,7 @@ from fewshot_bench.losses import LOSSES, extra_settings, loss_function, reading_
 from fewshot_bench.losses.contrastive import at_least_float32
 from fewshot_bench.training.augmentation import random_views
 from fewshot_bench.training.batches import Samples
+from fewshot_bench.training.division import divided
 from fewshot_bench.training.heads import CosineHead
 from fewshot_bench.training.mixup import mixup
 from fewshot_bench.training.objective import Encoder, Measured
@@ -84,7 +85,11 @@ class Network:
 
 
 class Classification:
-    """An objective: a head tells the base classes apart, and a contrastive term may compare the embeddings."""
+    """An objective: a head tells the base classes apart, and a contrastive term may compare the embeddings.
+
+    Attributes:
+        images: that an epoch learns from.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         recipe, split = encoder.recipe, encoder.split
@@ -92,13 +97,17 @@ class Classification:
         _refuse_contrast(recipe)
         dropout = recipe.dropout if recipe.dropout_place == "head" else 0.0
         self.head: nn.Module = nn.Sequential(nn.Dropout(dropout), _layer(encoder)).to(encoder.device)
-        self.steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
+        self._learned = None
+        if recipe.divides_images:
+            self._learned = torch.from_numpy(divided(split.class_sizes, recipe).learned)
+        self.images = len(split) if self._learned is None else len(self._learned)
+        self.steps_per_epoch = math.ceil(self.images / recipe.batch_size)
         self._micro_batch = encoder.computing.micro_batch or recipe.batch_size
         self._processes = encoder.computing.processes
         if recipe.mixup and self._processes is not None:
             raise StudyError("mixup mixes images of a whole batch, which takes one process. Leave out torchrun.")
         if self._processes is not None:
-            self._share(len(split) // self.steps_per_epoch)  # refuses batches that are too small
+            self._share(self.images // self.steps_per_epoch)  # refuses batches that are too small
         self._loss = self._bound_loss()
 
     def batches(self, epoch: int) -> Generator[Samples, None, None]:
@@ -106,7 +115,8 @@ class Classification:
 
         So no small last batch counts as a full step. Close the iterator to end early.
         """
-        batches = torch.randperm(len(self.encoder.split)).tensor_split(self.steps_per_epoch)
+        order = torch.randperm(self.images)
+        batches = (order if self._learned is None else self._learned[order]).tensor_split(self.steps_per_epoch)
         if self._processes is None:
             yield from self.encoder.loader.batches(batches)
         else:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,10 +43,12 @@ class Selection:
     Attributes:
         validate: measures a backbone; must not draw episodes of the novel split.
         every: epochs between two validations; the last epoch is always validated.
+        chooses: whether the best epoch is the result; otherwise the accuracies are recorded, and the last epoch is.
     """
 
     validate: Validate
     every: int = 1
+    chooses: bool = True
 
     def __post_init__(self) -> None:
         """Raise StudyError unless the epochs between validations are one or more."""
@@ -163,25 +165,31 @@ class TrainingState:
         """Finished epochs."""
         return len(self.history)
 
-    def validate(self, validate: Validate) -> str:
-        """Validate the network, and keep its weights if it is better than all before.
+    def validate(self, selection: Selection) -> str:
+        """Validate the network, and keep its weights if they may be chosen and are better than all before.
 
         Returns:
             The accuracies, for a progress bar.
         """
-        with kept_random_numbers(self.learner.device):
+        with kept_random_numbers(self.learner.device), self.averaged():
             processes, network = self.learner.processes, self.learner.backbone.eval()
-            accuracies = validate(network, self.learner.head) if processes is None or processes.rank == 0 else {}
+            is_main = processes is None or processes.rank == 0
+            accuracies = selection.validate(network, self.learner.head) if is_main else {}
             if processes is not None:
                 accuracies = processes.broadcast_value(accuracies)
-        self.learner.backbone.train()
-        self.history[-1].update(accuracies)
-        score = sum(accuracies.values()) / len(accuracies)
-        if score > self.best_score:
-            self.best_epoch, self.best_score = self.epochs, score
-            weights = weights_of(self.learner.backbone, self.learner.head)
-            self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            self.history[-1].update(accuracies)
+            score = sum(accuracies.values()) / len(accuracies)
+            if selection.chooses and score > self.best_score:
+                self.best_epoch, self.best_score = self.epochs, score
+                weights = weights_of(self.learner.backbone, self.learner.head)
+                self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        self.learner.train()
         return "validation " + ", ".join(f"{value:.1%}" for value in accuracies.values())
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The learner's weights replaced by their moving average, where there is one."""
+        average = self.learner.average
+        return nullcontext() if average is None else average.installed(self.learner.backbone, self.learner.head)
 
     def save(self, file: StateFile) -> None:
         """Write everything that resuming needs, atomically; of several processes the main one does."""
@@ -304,7 +312,7 @@ def train_on_base(
                 _train_epoch(training, step)
                 if selection is not None and _is_due(training, selection.every):
                     step.advance(0, "validating")
-                    step.advance(0, training.validate(selection.validate))
+                    step.advance(0, training.validate(selection))
                 if state is not None and _is_due(training, state.every):
                     training.save(state)
                 if after_epoch is not None:
@@ -353,6 +361,8 @@ def _is_due(training: TrainingState, every: int) -> bool:
 
 def _result(training: TrainingState) -> TrainingResult:
     backbone, head = training.learner.backbone.eval(), training.learner.head.eval()
+    if training.learner.average is not None:
+        load_weights(backbone, head, training.learner.average.weights)
     is_last = training.best_epoch in (0, training.epochs)
     last, last_head = (backbone, head) if is_last else (copy.deepcopy(backbone), copy.deepcopy(head))
     training.restore_best()

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
+from fewshot_bench.backbones.blocks import parameter_blocks
 from fewshot_bench.devices import free_bytes
 from fewshot_bench.errors import StudyError
 from fewshot_bench.training.recipe import PrecisionName, Recipe
@@ -21,13 +23,20 @@ from fewshot_bench.units import bytes_text
 
 
 def build_optimizer(recipe: Recipe, modules: Sequence[nn.Module]) -> Optimizer:
-    """The optimiser of a recipe over all parameters of some modules, those that it decays in the first group."""
+    """The optimiser of a recipe over all parameters of some modules, those that it decays in the first group.
+
+    Args:
+        recipe: optimiser, learning rate, decay.
+        modules: what is trained, the backbone first.
+    """
     parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     least = 0 if recipe.decays == "all" else 2
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= least], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim < least], "weight_decay": 0.0},
     ]
+    if recipe.layer_decay < 1:
+        groups = [group for each in groups for group in _by_block(each, recipe, modules[0])]
     if recipe.optimizer == "sgd":
         return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
     kind = AdamW if recipe.optimizer == "adamw" else Adam
@@ -36,11 +45,31 @@ def build_optimizer(recipe: Recipe, modules: Sequence[nn.Module]) -> Optimizer:
     return kind(groups, lr=recipe.learning_rate, fused=fused)
 
 
+def _by_block(group: dict[str, Any], recipe: Recipe, backbone: nn.Module) -> list[dict[str, Any]]:
+    """A group of parameters divided by blocks, each with a lower learning rate than the one behind it.
+
+    The rate of the head is that of the recipe, and each block in front multiplies it by the decay once more, as in
+    BEiT's fine-tuning (Bao et al., 2022); timm's `param_groups_layer_decay` counts the same way where its last group
+    is a head.
+    """
+    blocks = parameter_blocks(backbone)
+    depth = {name: number for number, names in enumerate(blocks) for name in names}
+    of_parameter = {id(parameter): depth[name] for name, parameter in backbone.named_parameters()}
+    divided: dict[int, list[Tensor]] = {}
+    for parameter in group["params"]:
+        divided.setdefault(of_parameter.get(id(parameter), len(blocks)), []).append(parameter)
+    return [
+        {**group, "params": found, "lr": recipe.learning_rate * recipe.layer_decay ** (len(blocks) - number)}
+        for number, found in sorted(divided.items(), reverse=True)
+    ]
+
+
 def build_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler:
     """The learning rate at every step of a training of that many steps."""
     if recipe.schedule == "one-cycle":
         # The momentum stays: short trainings from scratch gain nothing by cycling Adam's first beta.
-        return OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1, cycle_momentum=False)
+        highest = [float(group["lr"]) for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, highest, total_steps=steps + 1, cycle_momentum=False)
     if recipe.warmup_epochs:
         return LambdaLR(optimizer, warmed_up(recipe, steps))
     if recipe.drops:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,6 +19,7 @@ Decays = Literal["matrices", "all"]
 DropoutPlace = Literal["head", "network"]
 EpisodicHead = Literal["centroid", "matching", "ridge", "svm"]
 Statistics = Literal["batch", "support"]
+KeptEpoch = Literal["last", "best"]
 AugmentationName = Literal["auto", "autoaugment", "autoaugment-policy", "jitter", "affine", "none"]
 PrecisionName = Literal["float32", "bf16", "fp16"]
 
@@ -82,6 +84,12 @@ class Recipe:
         inner_steps: gradient steps on a support set, for "maml", "anil" and "meta-sgd".
         inner_learning_rate: of these steps; "meta-sgd" starts there and learns one for each number in the weights.
         first_order: whether second derivatives are left out: the gradients of these steps count as constants.
+        train_share: share of the images of each class that is learned from, without the validation part.
+        validation_share: share of the images of each class that is held out, to measure the accuracy on.
+        kept_epoch: whether the weights are those of the "last" epoch, or of the "best" on the validation images.
+        ema: decay per step of a moving average of weights, which is then the result; 0 for none.
+        layer_decay: factor of the learning rate from each block of a timm network to the one before; 1 for none.
+        tune: "all" trains the whole network, "last:N" its last N blocks and what follows them.
         inner_statistics: of batch normalisation. "batch" normalises support set and queries of a task each by their
             own statistics, "support" both by those of the support set.
     """
@@ -134,6 +142,12 @@ class Recipe:
     inner_learning_rate: float = 0.01
     first_order: bool = False
     inner_statistics: Statistics = "batch"
+    train_share: float = 1.0
+    validation_share: float = 0.0
+    kept_epoch: KeptEpoch = "last"
+    ema: float = 0.0
+    layer_decay: float = 1.0
+    tune: str = "all"
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -168,6 +182,35 @@ class Recipe:
         self._check_optimisation()
         self._check_tasks()
         self._check_classification()
+        self._check_whole_datasets()
+
+    def _check_whole_datasets(self) -> None:
+        self._expect(0 < self.train_share <= 1, "train_share", "above 0 and at most 1")
+        self._expect(0 <= self.validation_share <= 0.5, "validation_share", "from 0 to 0.5")
+        self._expect(0 <= self.ema < 1, "ema", "at least 0 and less than 1")
+        self._expect(0 < self.layer_decay <= 1, "layer_decay", "above 0 and at most 1")
+        is_right = self.tune == "all" or re.fullmatch(r"last:[1-9]\d{0,3}", self.tune) is not None
+        self._expect(is_right, "tune", "all or last:N")
+        is_right = self.layer_decay == 1 or self.precision != "fp16"
+        self._expect(is_right, "layer_decay", "1 with the precision fp16")
+        if self.learns_from_tasks:
+            for name in ("train_share", "validation_share", "tune"):
+                default = type(self).__dataclass_fields__[name].default
+                self._expect(getattr(self, name) == default, name, f"{default}: this objective learns from tasks")
+
+    @property
+    def tuned_blocks(self) -> int | None:
+        """The number of last blocks that are trained; None for the whole network."""
+        return None if self.tune == "all" else int(self.tune.removeprefix("last:"))
+
+    @property
+    def divides_images(self) -> bool:
+        """Whether only some of the images of a split are learned from."""
+        return self.train_share < 1 or self.validation_share > 0
+
+    def learned_images(self, split_images: int) -> int:
+        """About how many images are learned from, of a split of that many; `division.divided` says exactly which."""
+        return max(1, round(split_images * (1 - self.validation_share) * self.train_share))
 
     def _check_optimisation(self) -> None:
         drops = tuple((float(epoch), float(share)) for epoch, share in self.drops)  # JSON and TOML have lists
@@ -226,13 +269,13 @@ class Recipe:
         """Images of a step, each in `views` views, on a split of that many images."""
         if self.learns_from_tasks:
             return self.tasks * self.images_per_task
-        return min(self.batch_size, split_images)
+        return min(self.batch_size, self.learned_images(split_images))
 
     def images_per_epoch(self, split_images: int) -> int:
         """Images that the steps of an epoch take, on a split of that many images."""
         if self.learns_from_tasks:
             return self.steps_per_epoch * self.images_per_step(split_images)
-        return split_images
+        return self.learned_images(split_images)
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
         if not is_right:
@@ -284,6 +327,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "dropout_place": get_args(DropoutPlace),
     "episodic_head": get_args(EpisodicHead),
     "inner_statistics": get_args(Statistics),
+    "kept_epoch": get_args(KeptEpoch),
 }
 
 
@@ -351,6 +395,7 @@ _LATER_FIELDS = (
     "teacher", "teacher_weights", "temperature", "soft_share",
     "stop_gradient", "anchors", "dropout_place",
     "inner_steps", "inner_learning_rate", "first_order", "inner_statistics",
+    "train_share", "validation_share", "kept_epoch", "ema", "layer_decay", "tune",
 )  # fmt: skip
 """Fields that are recorded only where they differ from their default."""
 
