@@ -36,8 +36,8 @@ from fewshot_bench.errors import EmbeddingError
 NEIGHBOURS: tuple[int, ...] = (20, 10, 5, 1, 50, 100, 200)
 """Values of k to choose between: those of DINOv2 and smaller ones; of equally good ones the first is taken."""
 
-TEMPERATURES: tuple[float | None, ...] = (0.07, 0.02, 0.2, None)
-"""Temperatures to choose between, that of DINOv2 first; None weights all neighbours equally."""
+TEMPERATURES: tuple[float, ...] = (0.07, 0.02, 0.2)
+"""Temperatures to choose between, that of DINOv2 first."""
 
 _IMAGES_AT_ONCE = 2048
 
