@@ -8,6 +8,7 @@ fit. `fewshot_bench.embeddings` has the mathematics.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
@@ -40,6 +41,11 @@ class Probe(WholeAdaptation):
         )
         self._expect("validation_share", 0 < self.validation_share < 1, "between 0 and 1")
 
+    @property
+    @abstractmethod
+    def chooses(self) -> bool:
+        """Whether a hyper-parameter is left to the validation part."""
+
     def _expect(self, name: str, is_right: bool, expectation: str) -> None:
         if not is_right:
             raise StudyError(f"{name} of {self.name} should be {expectation}, not {getattr(self, name)}.")
@@ -69,6 +75,11 @@ class LinearProbing(Probe):
         super().__post_init__()
         self._expect("C", self.C is None or 0 < self.C < math.inf, "positive")
         self._expect("max_iterations", self.max_iterations > 0, "positive")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether C is chosen."""
+        return self.C is None
 
 
 @ADAPTATIONS.register(
@@ -100,3 +111,8 @@ class KNNProbing(Probe):
         self._expect("is_weighted", isinstance(self.is_weighted, bool), "true or false")
         self._expect("temperature", self.temperature is None or 0 < self.temperature < math.inf, "positive")
         self._expect("temperature", self.temperature is None or self.is_weighted, "left out where votes are equal")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether k or the temperature is chosen."""
+        return self.k is None or (self.is_weighted and self.temperature is None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewshot_bench.cli.options import JsonOption, command_group, numbers
-from fewshot_bench.cli.study_options import field_option, takes_fields
+from fewshot_bench.cli.study_options import field_option, takes_fields, typed_options
 from fewshot_bench.study.study import SAMPLER_FIELDS, Study
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 episodes = command_group("Verify, show and freeze episodes.")
 
 _FIELDS = ("dataset", "split", "way", "query", "seed", *SAMPLER_FIELDS)
-_TEXTS = {"split": "base, validation or novel."}
+_TEXTS = {"split": "base, validation or novel; test of datasets for classification."}
+_WITHOUT_EFFECT = ("shot", "shots", "way", "query", "seed", "alpha", "least_way", "least_shot", "episodes", "runs")
 
 
 @episodes.command()
@@ -51,6 +52,7 @@ def verify(
 @episodes.command()
 @takes_fields(Study, only=_FIELDS, texts=_TEXTS)
 def show(
+    context: typer.Context,
     *,
     shot: Annotated[int, typer.Option(help="Labelled images per class.")] = 1,
     run: Annotated[int, typer.Option(help="Number of the run, from 0.", min=0)] = 0,
@@ -62,11 +64,15 @@ def show(
     """Print the class names and image ids of one episode, and save a contact sheet of it."""
     from fewshot_bench.datasets import open_dataset
     from fewshot_bench.datasets.dataset import split_name
-    from fewshot_bench.episodes import sample_episodes
+    from fewshot_bench.episodes import sample_episodes, whole_protocol
     from fewshot_bench.episodes.contact_sheet import contact_sheet
 
     images = open_dataset(options["dataset"]).split(split_name(options["split"]))
-    protocol = _protocol(images.dataset, shot, options)
+    if options["sampler"] == "whole":
+        _refuse_without_effect(context)
+        protocol = whole_protocol(images.dataset, images.name, images.class_sizes)
+    else:
+        protocol = _protocol(images.dataset, shot, options)
     drawn = sample_episodes(images, protocol, run, [episode])
     rows = _rows(images, drawn)
     if as_json:
@@ -86,7 +92,7 @@ def _rows(images: ImageSplit, drawn: Episodes) -> list[dict[str, Any]]:
     """The class name and image ids of each class of one episode."""
     return [
         {
-            "class": images.class_of(int(support[0])),
+            "class": images.class_of(int((*support, *queries)[0])),
             "support": [images.image_name(int(index)) for index in support],
             "query": [images.image_name(int(index)) for index in queries if index >= 0],
         }
@@ -97,6 +103,7 @@ def _rows(images: ImageSplit, drawn: Episodes) -> list[dict[str, Any]]:
 @episodes.command()
 @takes_fields(Study, only=(*_FIELDS, "shots"), texts=_TEXTS)
 def freeze(
+    context: typer.Context,
     *,
     episodes: Annotated[
         int | None, field_option("episodes", text="Episodes per run. Default: 3000; disjoint: all there are.")
@@ -108,11 +115,24 @@ def freeze(
     """Write one lock file per number of shots."""
     from fewshot_bench.datasets import open_dataset
     from fewshot_bench.episodes.locks import lock, write_lock
+    from fewshot_bench.errors import EpisodeError
 
+    if options["sampler"] == "whole":
+        _refuse_without_effect(context)
+        raise EpisodeError("a whole split needs no lock file: its episodes are its images, in their canonical order.")
     opened = open_dataset(options["dataset"])
     options |= {"episodes": episodes, "runs": runs}
     for shot in numbers(options.pop("shots"), "--shots"):
         typer.echo(f"wrote {write_lock(lock(opened, _protocol(opened.name, shot, options)), out)}")
+
+
+def _refuse_without_effect(context: typer.Context) -> None:
+    typed = [name for name in typed_options(context) if name in _WITHOUT_EFFECT]
+    if typed:
+        raise typer.BadParameter(
+            f"--{typed[0].replace('_', '-')} has no effect on --sampler whole, which takes every image of a split "
+            "once. Leave it out."
+        )
 
 
 def _protocol(dataset: str, shot: int, options: dict[str, Any]) -> Protocol:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +29,9 @@ class TrainingOptions(Options):
     """The options of `train`; those of the recipe are named like its fields, and None is the recipe's default."""
 
     dataset: str = option("glyphs", "Dataset with a base split (fewshot-bench data ls).", "data")
+    protocol: Literal["few-shot", "full"] = option(
+        "few-shot", "full: train on the train split of a dataset for classification.", "data"
+    )
     named_recipe: str | None = option(
         None, "Name (fewshot-bench ls recipes), or FILE.toml; other options override it.", "method", flag="--recipe"
     )
@@ -122,8 +125,8 @@ def train(
             "--set",
             metavar="FIELD=VALUE",
             rich_help_panel="Method",
-            help="Another field of the recipe: momentum=0.8, nesterov, drops, cosine_scale, learned_scale or "
-            "drop_block_steps. Repeatable.",
+            help="Another field of the recipe: momentum=0.8, nesterov, drops, cosine_scale, learned_scale, "
+            "drop_block_steps, train_share, validation_share, kept_epoch, ema, layer_decay or tune. Repeatable.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -191,5 +194,7 @@ def _report(dataset: str, checkpoint: Checkpoint) -> None:
         typer.echo(f"             in micro-batches of {sizes} images")
     typer.echo(f"checkpoint   {checkpoint.path}")
     typer.echo(f"log          {checkpoint.path.with_suffix('.csv')}")
-    typer.echo(f"next         fewshot-bench run --dataset {shlex.quote(dataset)} --checkpoint {checkpoint.name}")
+    protocol = "" if checkpoint.card.split == "base" else "--protocol full "
+    named = f"--dataset {shlex.quote(dataset)} --checkpoint {checkpoint.name}"
+    typer.echo(f"next         fewshot-bench run {protocol}{named}")
     typer.echo("             fewshot-bench ls checkpoints")

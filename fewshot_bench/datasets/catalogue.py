@@ -256,6 +256,8 @@ BENCHMARKS = {
         _CIFAR,
         "Obtain CIFAR-100 (cifar-100-python.tar.gz).",
         _cifar_100,
+        splits={"train": (100, 50_000), "test": (100, 10_000)},
+        image_size=32,
     ),
     "cub-200-2011": Benchmark(
         "for classification: 200 birds, 5,994/5,794 images",
@@ -263,6 +265,8 @@ BENCHMARKS = {
         "The terms of CUB-200-2011 stand at https://data.caltech.edu/records/65de6-vp158; its images belong to their "
         "authors.",
         "Obtain CUB_200_2011.tgz.",
+        splits={"train": (200, 5_994), "test": (200, 5_794)},
+        image_size=224,
     ),
     "caltech-256": Benchmark(
         "for classification: 256 objects and clutter, 30,607 images, the first 60 of each class for training",
@@ -270,6 +274,8 @@ BENCHMARKS = {
         "The terms of Caltech-256 stand at https://data.caltech.edu/records/nyy15-4j048; its images belong to their "
         "authors.",
         "Obtain 256_ObjectCategories.tar.",
+        splits={"train": (257, 15_420), "test": (257, 15_187)},
+        image_size=224,
     ),
     "flowers-102": Benchmark(
         "for classification: 102 flowers, 1,020/1,020/6,149 images",
@@ -277,6 +283,8 @@ BENCHMARKS = {
         "The terms of Oxford 102 Flowers stand at https://www.robots.ox.ac.uk/~vgg/data/flowers/102/; its images "
         "belong to their authors.",
         "Obtain 102flowers.tgz, imagelabels.mat and setid.mat into one folder.",
+        splits={"train": (102, 1_020), "validation": (102, 1_020), "test": (102, 6_149)},
+        image_size=224,
     ),
     "oxford-iiit-pet": Benchmark(
         "for classification: 37 breeds of cats and dogs, 3,680/3,669 images",
@@ -284,6 +292,8 @@ BENCHMARKS = {
         "Oxford-IIIT Pet is under CC BY-SA 4.0 (https://www.robots.ox.ac.uk/~vgg/data/pets/); its images belong to "
         "their authors.",
         "Obtain images.tar.gz and annotations.tar.gz into one folder.",
+        splits={"train": (37, 3_680), "test": (37, 3_669)},
+        image_size=224,
     ),
     "inaturalist-2017": Benchmark(
         "for classification: 5,089 species, 579,184/95,986 images",
@@ -291,6 +301,8 @@ BENCHMARKS = {
         "iNaturalist 2017 is for non-commercial research and education; its images must not be passed on "
         "(https://github.com/visipedia/inat_comp/tree/master/2017).",
         "Obtain train_val_images.tar.gz (186 GB, better unpacked) and train_val2017.zip into one folder.",
+        splits={"train": (5_089, 579_184), "test": (5_089, 95_986)},
+        image_size=224,
     ),
     "places365": Benchmark(
         "for classification: 365 scenes, 1,803,460/36,500 images",
@@ -298,6 +310,8 @@ BENCHMARKS = {
         "The terms of Places365 stand at http://places2.csail.mit.edu/download.html; its images belong to their "
         "authors.",
         "Obtain train_256_places365standard.tar, val_256.tar and filelist_places365-standard.tar into one folder.",
+        splits={"train": (365, 1_803_460), "test": (365, 36_500)},
+        image_size=224,
     ),
     "imagenet-1k": Benchmark(
         "for classification: 1,000 classes, 1,281,167/50,000 images",
@@ -305,6 +319,8 @@ BENCHMARKS = {
         _IMAGENET,
         "Obtain ILSVRC2012_img_train.tar, or train/<WordNet id>/, beside val/<WordNet id>/ with the validation images "
         "sorted into class folders.",
+        splits={"train": (1_000, 1_281_167), "test": (1_000, 50_000)},
+        image_size=224,
     ),
 }
 

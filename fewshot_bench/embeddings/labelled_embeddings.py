@@ -107,11 +107,13 @@ class FeatureScale:
         is_normalised: whether they are divided by their norm first.
         mean: subtracted, float64 [D]; zero unless they are standardised.
         deviation: divided by, float64 [D]; one where it would be zero.
+        is_shifted: whether mean and deviation do anything.
     """
 
     is_normalised: bool
     mean: Tensor
     deviation: Tensor
+    is_shifted: bool = True
 
     @classmethod
     def of(
@@ -126,7 +128,7 @@ class FeatureScale:
             is_centred: whether to subtract the mean also where features are not standardised.
         """
         mean = torch.zeros(training.embedding_size, dtype=torch.float64, device=device)
-        plain = cls(features == "l2", mean, torch.ones_like(mean))
+        plain = cls(features == "l2", mean, torch.ones_like(mean), is_shifted=False)
         if features != "standard" and not is_centred:
             return plain
         for block, _ in training.blocks(device, torch.float64):
@@ -143,6 +145,8 @@ class FeatureScale:
         """The features [B, D] of embeddings, of their type."""
         if self.is_normalised:
             embeddings = normalised(embeddings)
+        if not self.is_shifted:
+            return embeddings
         return ((embeddings - self.mean) / self.deviation).to(embeddings.dtype)
 
 

@@ -24,7 +24,8 @@ def contact_sheet(split: ImageSplit, episodes: Episodes, position: int = 0) -> I
     sheet = Image.new("RGB", (width, way * (_TILE + _GAP) + _GAP + 20), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default()
-    draw.text((_MARGIN, 4), "support", fill="black", font=font)
+    if shot:
+        draw.text((_MARGIN, 4), "support", fill="black", font=font)
     draw.text((_left(shot, shot), 4), "query", fill="black", font=font)
     for row, members in enumerate(images):
         top = 20 + row * (_TILE + _GAP)

@@ -92,6 +92,8 @@ def pretraining_overlap(pretraining: str | None, dataset: str) -> PretrainingOve
 def _overlap_with(corpus: str, dataset: str) -> PretrainingOverlap:
     if corpus == "unknown":
         return PretrainingOverlap("unknown", "pretraining unknown")
+    if corpus == f"train split of {dataset}":
+        return PretrainingOverlap("none")  # its classes are those of the test split, as they should be
     if corpus.startswith(_BASE_SPLIT):
         return _overlap_with_base_split(corpus.removeprefix(_BASE_SPLIT), dataset)
     if corpus.startswith("ImageNet-") and dataset in _FROM_IMAGENET:

@@ -79,6 +79,40 @@ def whole_recipe(backbone: Backbone, loss: str, dataset: Dataset | None, **chang
     return base_recipe(backbone, loss, **own | {name: value for name, value in changes.items() if value is not None})
 
 
+def whole_head(backbone: Backbone, split: ImageSplit) -> BaseHead:
+    """The classifier that was trained with a backbone, for a split that has the same classes.
+
+    Raises:
+        StudyError: there is none, or it tells other classes apart.
+    """
+    head = backbone.base_head
+    if head is None:
+        raise StudyError(
+            f"{backbone.name} has no classifier of its own: it was not trained on the train split. Use --loss ce."
+        )
+    if head.classes != split.class_names:
+        raise StudyError(
+            f"the classifier of {backbone.name} tells {len(head.classes):,} classes apart, and they are not the "
+            f"{len(split.class_names):,} of the {split.name} split of {split.dataset}. Use a network that was trained "
+            "on its train split: fewshot-bench train --protocol full"
+        )
+    return head
+
+
+def on_whole_dataset(recipe: Recipe, dataset: Dataset | None) -> Recipe:
+    """A named recipe on the train split of a dataset for classification, with a part held out where that is needed.
+
+    Raises:
+        StudyError: the recipe learns from tasks.
+    """
+    if recipe.learns_from_tasks:
+        raise StudyError(
+            f"the objective {recipe.objective} learns from tasks of few images, so it trains no classifier of a whole "
+            "dataset. Use a recipe with the objective classification."
+        )
+    return recipe if recipe.validation_share else replace(recipe, validation_share=validation_share(dataset))
+
+
 def validation_share(dataset: Dataset | None) -> float:
     """The share of a train split that is held out by default."""
     return 0.0 if dataset is not None and "validation" in dataset.splits else HELD_OUT

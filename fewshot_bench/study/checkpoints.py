@@ -16,7 +16,7 @@ from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
 from fewshot_bench.registry import Entry
-from fewshot_bench.study.base_stage import base_stage_name, stage_name
+from fewshot_bench.study.base_stage import EPOCHS_ON_WHOLE_DATASETS, base_stage_name, stage_name, whole_head
 from fewshot_bench.study.methods import refuse_contrast_without_effect, wants_base_head, wants_task_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe, checkpoint_metadata, load_network, paper_recipe, scratch_recipe
@@ -24,6 +24,8 @@ from fewshot_bench.training import Recipe, checkpoint_metadata, load_network, pa
 LAST = ".last"
 _STATE = ".state"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_LATER_FIELDS: dict[str, Any] = {"named_recipe": {}, "teacher_pretraining": "", "split": "base", "division": ""}
+"""Fields of a card that are recorded only where they differ from their default."""
 _NAMED_FIRST = ("backbone", "dataset", "loss")
 """Fields that others follow from: their change is named first."""
 
@@ -50,6 +52,8 @@ class CheckpointCard:
         code: records of the user's own backbone and loss; empty if there are none.
         named_recipe: name of the recipe, and the settings that differ from it; empty if it has no name.
         teacher_pretraining: the data that the teacher of a distillation has seen beside the base split.
+        split: that was trained on.
+        division: digest of which of its images were learned from and held out; empty if all were learned from.
     """
 
     backbone: str
@@ -69,6 +73,8 @@ class CheckpointCard:
     code: dict[str, Any] = field(default_factory=dict)
     named_recipe: dict[str, Any] = field(default_factory=dict)
     teacher_pretraining: str = ""
+    split: str = "base"
+    division: str = ""
 
     def __post_init__(self) -> None:
         # JSON turns tuples into lists; converted now, a card equals itself after reading it back.
@@ -78,8 +84,8 @@ class CheckpointCard:
     def as_json(self) -> str:
         """The card as text, for the metadata of a file."""
         values = asdict(self)
-        for name in ("named_recipe", "teacher_pretraining"):  # later fields: cards without them stay the same
-            if not values[name]:
+        for name, default in _LATER_FIELDS.items():  # cards without them stay the same
+            if values[name] == default:
                 del values[name]
         return json.dumps(values, sort_keys=True)
 
@@ -154,7 +160,7 @@ class Checkpoint:
 
     def summary(self) -> str:
         """One line for people."""
-        trained = f"{self.card.backbone}, base split of {self.card.dataset}, {self.card.recipe['loss']}"
+        trained = f"{self.card.backbone}, {self.card.split} split of {self.card.dataset}, {self.card.recipe['loss']}"
         shots = {name: name.removeprefix("validation_").replace("shot", "-shot") for name in self.accuracies}
         scores = [f"{shots[name]} {value:.1%}" for name, value in self.accuracies.items()]
         validation = f"validation {', '.join(scores)}" if scores else "not validated"
@@ -213,7 +219,7 @@ class Checkpoint:
         start = ""
         if self.card.is_pretrained:
             start = default_pretraining(self.card.backbone) if self.card.initial_weights is None else UNKNOWN
-        return then(start, self.card.teacher_pretraining, base_split_of(self.card.dataset))
+        return then(start, self.card.teacher_pretraining, base_split_of(self.card.dataset, self.card.split))
 
     def stage(self, dataset: Dataset) -> tuple[str, dict[str, Any]]:
         """Its base stage in a study of a dataset: name and hyper-parameters."""
@@ -228,15 +234,19 @@ class Checkpoint:
             "epoch": self.epoch,
             "micro_batches": self.micro_batches,
         }
+        if card.split != "base":
+            hyper_parameters |= {"split": card.split, **({"division": card.division} if card.division else {})}
+            epochs = EPOCHS_ON_WHOLE_DATASETS if card.is_pretrained else default.epochs
+            default = replace(default, epochs=epochs, validation_share=recipe.validation_share)
         if card.named_recipe:
             settings = card.named_recipe["changes"] | elsewhere
             return stage_name(card.named_recipe["name"], settings), hyper_parameters
         return base_stage_name(recipe, default, **elsewhere), hyper_parameters
 
 
-def base_split_of(dataset: str) -> str:
-    """The base split of a dataset as data that weights were trained on."""
-    return f"base split of {dataset}"
+def base_split_of(dataset: str, split: str = "base") -> str:
+    """The base split of a dataset, or its train split, as data that weights were trained on."""
+    return f"{split} split of {dataset}"
 
 
 def _short(value: Any) -> str:
@@ -277,6 +287,8 @@ def checkpoint_stages(
     refuse_contrast_without_effect(study, ())
     for checkpoint in [read_checkpoint(name) for name in names]:
         backbone = checkpoint.backbone_and_head()[0] if wants_base_head(study) else checkpoint.backbone()
+        if study.is_whole and wants_base_head(study):
+            whole_head(backbone, dataset.split(study.split))
         if wants_task_head(study):
             head = backbone.task_head
             refuse_other_tasks(f"the checkpoint {checkpoint.name}", None if head is None else head.way, study)

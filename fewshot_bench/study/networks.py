@@ -19,6 +19,7 @@ from fewshot_bench.study.base_stage import (
     base_stage_name,
     fine_tuned_on_base,
     initialised_backbone,
+    on_whole_dataset,
     stage_name,
     whole_recipe,
 )
@@ -221,6 +222,7 @@ def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
         "reading": study.reading,
         "stop_gradient": study.stop_gradient,
         "anchors": study.anchors,
+        **_other_settings(study),
     }
     recorded = recipe.hyper_parameters()
     for name in ("lambda_", "tau"):
@@ -243,7 +245,7 @@ def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones
     finished = set(finished_names()) if dataset is not None else set()
     for checkpoint, settings in trainings_of(study):
         if dataset is not None and checkpoint in finished:
-            _refuse_another_training(checkpoint, named, named.recipe(study.dataset, **settings))
+            _refuse_another_training(checkpoint, named, _named(study, named, dataset, **settings))
             networks += _checkpoint_networks(with_checkpoint(study, checkpoint), dataset, backbones)
             continue
         recipe_study = study.model_copy(
@@ -254,13 +256,20 @@ def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones
                 "training_seed": settings["seed"] or 0,
             }
         )
-        default = named.recipe(study.dataset)
-        recipe = named.recipe(study.dataset, **settings)
+        default = _named(study, named, dataset)
+        recipe = _named(study, named, dataset, **settings)
         stage = stage_name(named.name, recipe.changes_from(default))
         start = partial(backbones.initial, recipe_study, dataset)
         changes = dict(start().changes)
-        networks.append(Network(named.backbone, changes, stage, recipe.hyper_parameters(), recipe, False, start))
+        known = (recipe.hyper_parameters(), recipe, False, start, study.trained_split)
+        networks.append(Network(named.backbone, changes, stage, *known))
     return tuple(networks)
+
+
+def _named(study: Study, named: NamedRecipe, dataset: Dataset | None, **settings: Any) -> Recipe:
+    """A named recipe on the dataset of a study."""
+    recipe = named.recipe(study.dataset, **settings)
+    return on_whole_dataset(recipe, dataset) if study.is_whole else recipe
 
 
 def _refuse_another_training(name: str, named: NamedRecipe, recipe: Recipe) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ from fewshot_bench.training import paper_recipe
 from fewshot_bench.training.division import divided
 
 PROBE_VERSION = 1
+_MADE_UP = 4096
+_LOG = logging.getLogger(__name__)
 _NEVER = -1e4
 """Stands for the logarithm of zero, which is not a finite number."""
 
@@ -80,6 +83,12 @@ class LearnedFrom:
         )
 
     @property
+    def words(self) -> str:
+        """What the probe chooses on, in words."""
+        where = "validation split" if self.validation is not None else f"train split, held out of {len(self.train):,}"
+        return f"{len(self.held_out):,} images of the {where}"
+
+    @property
     def splits(self) -> list[ImageSplit]:
         """The splits whose embeddings are needed."""
         return [self.train] if self.validation is None else [self.train, self.validation]
@@ -97,7 +106,7 @@ class OnProbe:
         """The classifier on a device."""
 
         def logits(images: NDArray[np.int64]) -> Tensor:
-            found = self.probe.log_probabilities(self.embeddings, rows=images, device=device)
+            found = self.probe.log_probabilities(self.embeddings, rows=images, device=_with_float64(device))
             return torch.from_numpy(np.maximum(found, _NEVER))
 
         return WholeClassifier(logits, self.name)
@@ -128,8 +137,8 @@ def probe_of(
 
     def built() -> _Fitted:
         with progress.step(f"fitting {what}", 1) as step:
-            fitted = engine.call(_fitted, adaptation, images, list(embeddings), engine.device)
-            step.advance(1, fitted.facts["chosen"])
+            fitted = engine.call(_fitted, adaptation, images, list(embeddings), _with_float64(engine.device))
+            step.advance(1)
         return fitted
 
     fitted = build_once(
@@ -140,12 +149,38 @@ def probe_of(
         write=lambda path, built: write_tensors(path, built.tensors, {"what": what, **built.facts}),
         progress=progress,
     )
+    if adaptation.chooses:
+        _LOG.warning("note: %s chose %s on %s", what, fitted.facts["chosen"], images.words)
     if isinstance(adaptation, LinearProbing):
         weights, intercepts = (fitted.tensors[name].numpy() for name in ("weights", "intercepts"))
         facts = json.loads(fitted.facts["fit"])
         return LinearProbe(weights, intercepts, adaptation.features == "l2", **facts)
     training = TrainingImages(*images.parts(embeddings), classes=len(images.train.class_names))
     return KNNProbe(training, features=adaptation.features, **json.loads(fitted.facts["fit"]))
+
+
+def _with_float64(device: str) -> str:
+    """The device, or the CPU in place of one without float64."""
+    return "cpu" if device.startswith("mps") else device
+
+
+def unfitted_probe(adaptation: Probe, images: LearnedFrom, embedding_size: int) -> LinearProbe | KNNProbe:
+    """A probe that takes as long to predict as a fitted one, for estimates; it has seen no embeddings.
+
+    Of several values of k to choose between, it has the largest.
+    """
+    classes = len(images.train.class_names)
+    if isinstance(adaptation, LinearProbing):
+        weights = np.zeros((classes, embedding_size))
+        return LinearProbe(weights, np.zeros(classes), adaptation.features == "l2", adaptation.C or 1.0, 0, False)
+    assert isinstance(adaptation, KNNProbing)
+    made_up = np.random.default_rng(0).standard_normal((_MADE_UP, embedding_size), dtype=np.float32)
+    labels = [part.labels for part in images.parts([made_up, made_up])]
+    parts = (LabelledEmbeddings(made_up, np.arange(len(part)) % _MADE_UP, part) for part in labels)
+    training = TrainingImages(*parts, classes=classes)
+    k = min(adaptation.k or max(NEIGHBOURS), len(training))
+    temperature = adaptation.temperature or TEMPERATURES[0]
+    return KNNProbe(training, k, temperature if adaptation.is_weighted else None, adaptation.features)
 
 
 @dataclass(frozen=True, eq=False)

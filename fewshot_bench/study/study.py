@@ -52,7 +52,8 @@ FIXED_BY_RECIPE = ("backbone", "weights", "checkpoints", "base_losses", "image_s
 """The fields that a recipe determines."""
 
 OF_FEW_SHOT = (
-    "split", "shots", "way", "query", "episodes", "runs", "until_ci", "max_episodes", *SAMPLER_FIELDS,
+    "split", "fractions", "shots", "way", "query", "episodes", "runs", "until_ci", "max_episodes", "seed",
+    *SAMPLER_FIELDS,
 )  # fmt: skip
 """The fields that have no effect on `protocol="full"`."""
 

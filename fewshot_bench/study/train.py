@@ -33,8 +33,11 @@ from fewshot_bench.study.base_stage import (
     code_record,
     four_inputs,
     initialised_backbone,
+    on_whole_dataset,
+    own_selection,
     starting_weights,
     used_micro_batches,
+    whole_recipe,
 )
 from fewshot_bench.study.checkpoints import (
     LAST,
@@ -64,6 +67,7 @@ from fewshot_bench.training import (
     save_checkpoint,
 )
 from fewshot_bench.training.data_parallel import Processes, joined_processes
+from fewshot_bench.training.division import divided
 from fewshot_bench.training.heads import base_head_of
 from fewshot_bench.training.history import TensorBoardLog, write_history
 from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe, recipe_names
@@ -80,7 +84,7 @@ class TrainingPlan:
 
     Attributes:
         name: of the trained network.
-        dataset: name or path of a dataset with a base split.
+        dataset: name or path of a dataset with a base split, or a train split for `protocol="full"`.
         named_recipe: name or file of the recipe that gives the defaults of all else; without one that is
             `paper_recipe` for pretrained networks and `scratch_recipe` for others.
         backbone: its name; by default that of the recipe, or conv4_64.
@@ -99,6 +103,7 @@ class TrainingPlan:
         keeps_last: whether the network after the last epoch is kept as `NAME.last` too.
         is_fresh: whether to discard an unfinished or finished training of that name.
         tensorboard: folder for TensorBoard.
+        protocol: "few-shot" trains on the base split, "full" on the train split of a dataset for classification.
     """
 
     name: str
@@ -119,6 +124,7 @@ class TrainingPlan:
     keeps_last: bool = False
     is_fresh: bool = False
     tensorboard: Path | None = None
+    protocol: str = "few-shot"
 
     def __post_init__(self) -> None:
         """Raise StudyError for an impossible value."""
@@ -130,10 +136,22 @@ class TrainingPlan:
         if self.interpolation not in (None, *get_args(Interpolation)):
             choices = ", ".join(get_args(Interpolation))
             raise StudyError(f"an interpolation should be one of {choices}, not {self.interpolation}.")
+        if self.protocol not in ("few-shot", "full"):
+            raise StudyError(f"a protocol should be few-shot or full, not {self.protocol}.")
+        if self.is_whole and self.validation_episodes is not None:
+            raise StudyError(
+                "--protocol full measures the accuracy on all images of the validation part, so --validation-episodes "
+                "has no effect on it. Leave it out."
+            )
         for name in ("save_every", "validation_episodes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise StudyError(f"--{name.replace('_', '-')} should be 1 or more, not {value}.")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it trains on the train split of a dataset for classification."""
+        return self.protocol == "full"
 
 
 def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT, waits: bool = False) -> Checkpoint:
@@ -222,7 +240,12 @@ def train_recipe(study: Study, *, progress: Progress = SILENT) -> None:
         )
     for name, settings in trainings_of(study):
         plan = TrainingPlan(
-            name=name, dataset=study.dataset, named_recipe=study.recipe, recipe=settings, device=study.device
+            name=name,
+            dataset=study.dataset,
+            named_recipe=study.recipe,
+            recipe=settings,
+            device=study.device,
+            protocol=study.protocol,
         )
         train_backbone(plan, progress=progress, waits=True)
 
@@ -236,7 +259,7 @@ class _Training:
         self.plan, self.board, self.progress, self.processes = plan, board, progress, processes
         self.device = _own_device(plan.device)
         self.dataset = known_dataset(plan.dataset, progress=progress)
-        self.base = self.dataset.base
+        self.base = self.dataset.split("train" if plan.is_whole else "base")
         height, _, channels = self.base.images.shape[1:]
         interpolation = cast("Interpolation | None", plan.interpolation)  # the plan has checked it
         named = None if plan.named_recipe is None else named_recipe(plan.named_recipe)
@@ -248,8 +271,9 @@ class _Training:
         self.teacher = self._teacher()
         if self.teacher is not None:
             self.recipe = replace(self.recipe, teacher_weights=_digest_of(self.teacher))
-        self.validate_every, self.protocols = self._validations()
-        self.head = validation_head(named, self.dataset.name, self.recipe)
+        self.validate_every, self.protocols = (0, []) if plan.is_whole else self._validations()
+        self.head = validation_head(None if plan.is_whole else named, self.dataset.name, self.recipe)
+        self.selection = self._selection()
         self.card = self._card(request)
         self.path, self.state = checkpoint_file(plan.name), state_file(plan.name)
 
@@ -276,9 +300,23 @@ class _Training:
 
     def _recipe(self, named: NamedRecipe | None) -> Recipe:
         changes = self.plan.recipe | {"loss": self.plan.loss}
-        if named is None:
-            return base_recipe(self.backbone, changes.pop("loss") or "ce", **changes)
-        return named.recipe(self.dataset.name, **changes)
+        if named is not None:
+            recipe = named.recipe(self.dataset.name, **changes)
+            return on_whole_dataset(recipe, self.dataset) if self.plan.is_whole else recipe
+        loss = changes.pop("loss") or "ce"
+        if self.plan.is_whole:
+            return on_whole_dataset(whole_recipe(self.backbone, loss, self.dataset, **changes), self.dataset)
+        return base_recipe(self.backbone, loss, **changes)
+
+    def _selection(self) -> Selection | None:
+        """How a training on a train split is validated; None where it is not."""
+        every = self.plan.validate_every
+        if not self.plan.is_whole or (every == 0 and self.recipe.kept_epoch == "last"):
+            return None
+        images = self.dataset.splits.get("validation")
+        if images is not None and images.class_names != self.base.class_names:
+            images = None
+        return own_selection(self.backbone, self.base, self.recipe, images, self.device, every)
 
     def _teacher(self) -> Backbone | None:
         """The network that a distillation learns from; that of a named recipe is trained first if it is missing."""
@@ -331,22 +369,39 @@ class _Training:
             recipe=self.recipe.hyper_parameters(),
             dataset=self.dataset.name,
             base_split=self.base.fingerprint,
-            selection=selection_card(self.protocols, self.validate_every, self.head),
+            selection=self._selection_card(),
             version=TRAINING_VERSION,
             named_recipe=self._recipe_record(),
             teacher_pretraining=self._pretraining_of_teacher(),
+            split=self.base.name,
+            division=divided(self.base.class_sizes, self.recipe).digest if self.recipe.divides_images else "",
             **code_record(self.backbone, self.recipe.loss),
         )
+
+    def _selection_card(self) -> dict[str, Any]:
+        """What decides which epoch is kept, as plain data; empty if it is the last."""
+        if not self.plan.is_whole:
+            return selection_card(self.protocols, self.validate_every, self.head)
+        if self.selection is None or not self.selection.chooses:
+            return {}
+        images = {} if self.recipe.validation_share else {"images": self.dataset.validation.fingerprint}
+        return {
+            "split": "train" if self.recipe.validation_share else "validation",
+            "every": self.selection.every,
+        } | images
 
     def _pretraining_of_teacher(self) -> str:
         """The data that the teacher has seen beside this base split, which its student learns of."""
         corpora = [] if self.teacher is None else self.teacher.pretraining.split(", ")
-        return then(*(corpus for corpus in corpora if corpus != base_split_of(self.dataset.name)))
+        return then(*(corpus for corpus in corpora if corpus != base_split_of(self.dataset.name, self.base.name)))
 
     def _recipe_record(self) -> dict[str, Any]:
         if self.named is None:
             return {}
-        return {"name": self.named.name, "changes": self.recipe.changes_from(self.named.recipe(self.dataset.name))}
+        default = self.named.recipe(self.dataset.name)
+        if self.plan.is_whole:
+            default = on_whole_dataset(default, self.dataset)
+        return {"name": self.named.name, "changes": self.recipe.changes_from(default)}
 
     def _refuse_other(self, other: CheckpointCard) -> None:
         difference = other.difference(self.card)
@@ -382,7 +437,7 @@ class _Training:
 
     def _train(self, micro_batches: MicroBatches) -> TrainingResult:
         """Train; a micro-batch that the plan does not fix is halved while memory runs out."""
-        selection = None
+        selection = self.selection
         if self.protocols:
             validate = validation(self.backbone, self.dataset.validation, self.protocols, self.device, self.head)
             selection = Selection(validate=validate, every=self.validate_every)

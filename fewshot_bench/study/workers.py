@@ -36,6 +36,7 @@ from fewshot_bench.engine.whole import WholeClassifier
 from fewshot_bench.episodes import Episodes, Protocol, draw
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.progress import Progress
+from fewshot_bench.study.base_stage import whole_head
 from fewshot_bench.study.probes import LearnedFrom, OnProbe, probe_of
 from fewshot_bench.study.provenance import PeakMemory
 from fewshot_bench.study.resolved import ResolvedStudy
@@ -315,26 +316,6 @@ class WorkerFactory:
         memory = PeakMemory(self.device)
         memory.start_method()
         return MethodWorker(self, self.classifier(self.device), memory)
-
-
-def whole_head(backbone: Backbone, split: ImageSplit) -> BaseHead:
-    """The classifier that was trained with a backbone, for a split that has the same classes.
-
-    Raises:
-        StudyError: there is none, or it tells other classes apart.
-    """
-    head = backbone.base_head
-    if head is None:
-        raise StudyError(
-            f"{backbone.name} has no classifier of its own: it was not trained on the train split. Use --loss ce."
-        )
-    if head.classes != split.class_names:
-        raise StudyError(
-            f"the classifier of {backbone.name} tells {len(head.classes):,} classes apart, and they are not the "
-            f"{len(split.class_names):,} of the {split.name} split of {split.dataset}. Use a network that was trained "
-            "on its train split: fewshot-bench train --protocol full"
-        )
-    return head
 
 
 class MethodWorker:

@@ -31,6 +31,8 @@ def test_the_presets_that_are_promised_are_there_each_with_a_line():
         "schane-paper-literal",
         "schane-table1",
         "schane-table1-small",
+        "schane-table2",
+        "schane-table2-small",
     ]
     assert all(20 < len(entry.summary) < 100 for entry in preset_entries())
 
@@ -60,7 +62,7 @@ def test_the_papers_studies_have_its_backbone_and_its_recipe(name):
 
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_meant_for_a_gpu_train_in_bf16_and_the_others_in_float32(name):
-    is_for_a_gpu = name in ("dhillon-table1", "schane-ablation", "schane-lambda")
+    is_for_a_gpu = name in ("dhillon-table1", "schane-ablation", "schane-lambda", "schane-table2")
     for study in plan_of_file(name).studies:
         assert study.base_precision == ("bf16" if is_for_a_gpu else None)
         fine_tunes_large_networks = name == "dhillon-table1" or study.recipe == "dhillon-wrn28-10"
@@ -162,3 +164,24 @@ def test_the_ablation_can_be_scaled_down_by_set():
     changes = [Override.from_text("base_epochs", "1"), Override.from_text("backbone", "conv4_32")]
     (study,) = plan_of_file("schane-ablation", changes).studies
     assert (study.base_epochs, study.backbone) == (1, "conv4_32")
+
+
+def test_table_2_has_its_networks_datasets_losses_and_seeds():
+    studies = plan_of_file("schane-table2").studies
+    assert len(studies) == 3 * 8
+    assert {study.dataset for study in studies} == {
+        "cifar-100", "cub-200-2011", "caltech-256", "flowers-102", "oxford-iiit-pet", "inaturalist-2017", "places365",
+        "imagenet-1k",
+    }  # fmt: skip
+    for study in studies:
+        assert timm.is_model_pretrained(study.backbone_name.removeprefix("timm:"))
+        assert (study.is_whole, study.adaptations, study.training_seeds) == (True, ("classifier",), 3)
+        assert study.base_losses == ("ce", "ce+schane")
+        assert (study.base_epochs, study.base_batch) == (None, None), "the recipe of whole datasets has them"
+
+
+def test_table_2_in_small_trains_a_conv4_and_the_last_block_of_a_pretrained_network():
+    conv4, lite = plan_of_file("schane-table2-small").studies
+    assert (conv4.backbone_name, conv4.base_epochs, conv4.base_settings) == ("conv4_64", 10, {"train_share": 0.2})
+    assert (lite.image_size, lite.base_settings["tune"]) == (64, "last:1")
+    assert {study.training_seeds for study in (conv4, lite)} == {3}

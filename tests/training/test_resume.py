@@ -46,6 +46,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bf16": {"loss": "ce", "precision": "bf16"},
     "fp16": {"loss": "ce", "precision": "fp16"},
     "selection": {"loss": "ce", "selection": Selection(validate=brightness, every=2)},
+    "average": {"loss": "ce", "ema": 0.8, "selection": Selection(validate=brightness, every=2, chooses=False)},
+    "parts": {"loss": "ce", "train_share": 0.5, "validation_share": 0.2, "tune": "last:2", "layer_decay": 0.7},
 }
 
 
