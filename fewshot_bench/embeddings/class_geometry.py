@@ -19,7 +19,8 @@ class ClassGeometry:
         self._none = np.zeros(split.rows.shape[1])
         self._means = {variant: self._class_means(variant) for variant in ("raw", "l2")}
         self._own, self._nearest = zip(*(self._distances(variant) for variant in ("raw", "l2")), strict=True)
-        self._basis, self._within = self._within_scatter()
+        self._basis = self._directions_between()
+        self._within = sum(self._within_scatter(group) for group in range(split.groups))
 
     def values(self, without: int | None = None) -> dict[tuple[str, str], float]:
         """The measures of all classes, or of those outside a group."""
@@ -75,29 +76,28 @@ class ClassGeometry:
 
     # Scatter
 
-    def _within_scatter(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """A basis of the differences of class means, [R, D], and each group's within-class scatter there, [G, R, R].
-
-        NC1 sees no other part of the scatter, and R is below C.
-        """
-        split, means = self._split, self._means["raw"]
+    def _directions_between(self) -> NDArray[np.float64]:
+        """A basis of the differences of class means, [R, D], with R below C; NC1 sees no other part of the scatter."""
+        means = self._means["raw"]
         _, values, directions = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)
-        basis = directions[values > _rounding(values, means.shape)]
-        scatter = np.zeros((split.groups, len(basis), len(basis)))
-        for group in range(split.groups):
-            for block in split.blocks(of=group):
-                residuals = (split.rows[block] - means[split.labels[block]]) @ basis.T
-                scatter[group] += residuals.T @ residuals
-        return basis, scatter
+        basis: NDArray[np.float64] = directions[values > _rounding(values, means.shape)]
+        return basis
+
+    def _within_scatter(self, group: int) -> NDArray[np.float64]:
+        """The scatter of a group's images around their class means, in the basis, [R, R]."""
+        split, means = self._split, self._means["raw"]
+        scatter = np.zeros((len(self._basis), len(self._basis)))
+        for block in split.blocks(of=group):
+            residuals = (split.rows[block] - means[split.labels[block]]) @ self._basis.T
+            scatter += residuals.T @ residuals
+        return scatter
 
     def _nc1(self, without: int | None) -> float:
         """tr(S_W S_B^+) / C: within-class covariance over all images, between-class covariance over class means."""
         split = self._split
         kept = split.kept_classes(without)
         means = self._means["raw"][kept] @ self._basis.T
-        within = self._within.sum(axis=0)
-        if without is not None:
-            within = within - self._within[without]
+        within = self._within if without is None else self._within - self._within_scatter(without)
         deviations = means - means.mean(axis=0)
         _, values, directions = np.linalg.svd(deviations, full_matrices=False)
         present = values > _rounding(values, self._means["raw"].shape)

@@ -24,25 +24,36 @@ _INF = math.inf
 
 @dataclass(frozen=True)
 class Measure:
-    """What a measure is called in tables, and what its values cannot go beyond."""
+    """What a measure is called in tables, and what its values cannot go beyond.
+
+    Attributes:
+        title: in tables.
+        lowest: value, at least.
+        highest: value, at most; None for the dimensions of the embeddings, D.
+    """
 
     title: str
-    bounds: tuple[float, float] = (-_INF, _INF)
+    lowest: float = -_INF
+    highest: float | None = _INF
+
+    def bounds(self, size: int) -> tuple[float, float]:
+        """What values of embeddings with D = `size` cannot go beyond."""
+        return self.lowest, size if self.highest is None else self.highest
 
 
 MEASURES: Mapping[str, Measure] = {
-    "isotropy_score": Measure("isotropy score", (0, 1)),
-    "isoscore": Measure("IsoScore", (0, 1)),
-    "participation_ratio": Measure("participation ratio", (0, _INF)),
-    "rankme": Measure("RankMe", (0, _INF)),
-    "same_class_cosine": Measure("mean cosine, same class", (-1, 1)),
-    "different_class_cosine": Measure("mean cosine, different classes", (-1, 1)),
-    "cosine_auc": Measure("AUC of cosines", (0, 1)),
-    "alignment": Measure("alignment", (0, 4)),
-    "uniformity": Measure("uniformity", (-_INF, 0)),
-    "nc1": Measure("NC1", (0, _INF)),
-    "ncm_accuracy": Measure("nearest-class-mean accuracy", (0, 1)),
-    "linear_cka": Measure("linear CKA", (-_INF, 1)),
+    "isotropy_score": Measure("isotropy score", 0, 1),
+    "isoscore": Measure("IsoScore", 0, 1),
+    "participation_ratio": Measure("participation ratio", 1, None),
+    "rankme": Measure("RankMe", 1, None),
+    "same_class_cosine": Measure("mean cosine, same class", -1, 1),
+    "different_class_cosine": Measure("mean cosine, different classes", -1, 1),
+    "cosine_auc": Measure("AUC of cosines", 0, 1),
+    "alignment": Measure("alignment", 0, 4),
+    "uniformity": Measure("uniformity", -_INF, 0),
+    "nc1": Measure("NC1", 0),
+    "ncm_accuracy": Measure("nearest-class-mean accuracy", 0, 1),
+    "linear_cka": Measure("linear CKA", -_INF, 1),
 }
 """The measures by name, in the order of tables."""
 
@@ -150,7 +161,11 @@ def _measured(
             step.advance()
     return tuple(
         _with_interval(
-            split, *key, values[0][key], [other.get(key, math.nan) for other in values[1:]], MEASURES[key[0]].bounds
+            split,
+            *key,
+            values[0][key],
+            [other.get(key, math.nan) for other in values[1:]],
+            MEASURES[key[0]].bounds(split.rows.shape[1]),
         )
         for key in sorted(values[0], key=lambda key: list(MEASURES).index(key[0]))
     )

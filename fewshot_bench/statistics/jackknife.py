@@ -47,8 +47,9 @@ def jackknife_interval(
     Raises:
         ShapeError: replicates and group sizes differ in number.
 
-    >>> jackknife_interval(2.0, [2.5, 2.0, 1.5], [1, 1, 1])  # the mean of 1, 2 and 3
-    (-0.484..., 4.484...)
+    >>> low, high = jackknife_interval(2.0, [2.5, 2.0, 1.5], [1, 1, 1])  # the mean of 1, 2 and 3
+    >>> f"{low:.3f} to {high:.3f}"
+    '-0.484 to 4.484'
     """
     require_probability(confidence=confidence)
     left_out, sizes = np.asarray(replicates, dtype=np.float64), np.asarray(group_sizes, dtype=np.float64)
@@ -67,10 +68,13 @@ def jackknife_interval(
 
 
 def _standard_error(value: float, left_out: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
-    """Root of the jackknife's variance; shares of the units in each group, [G]."""
-    mean = len(shares) * value - float(((1 - shares) * left_out).sum())
-    pseudo_values = value / shares - (1 / shares - 1) * left_out
-    return math.sqrt(float((shares / (1 - shares) * (pseudo_values - mean) ** 2).mean()))
+    """Root of the jackknife's variance; shares of the units in each group, [G].
+
+    Written in differences from the value, so that equal replicates give exactly 0.
+    """
+    differences = value - left_out
+    deviations = (1 / shares - 1) * differences - float(((1 - shares) * differences).sum())
+    return math.sqrt(float((shares / (1 - shares) * deviations**2).mean()))
 
 
 def _without_bounds(values: NDArray[np.float64], bounds: tuple[float, float]) -> NDArray[np.float64]:

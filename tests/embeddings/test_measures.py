@@ -93,7 +93,7 @@ def test_classes_are_dealt_out_evenly_and_by_the_seed_alone():
 def test_intervals_hold_their_values_and_stay_within_what_is_possible():
     rows, labels = clusters(12, 6, 5)
     for row in measure(rows, labels):
-        low, high = MEASURES[row.name].bounds
+        low, high = MEASURES[row.name].bounds(5)
         assert low <= row.low <= row.value <= row.high <= high, row
     assert all(row.low is row.high is None for row in measure(rows, labels, intervals=False))
 

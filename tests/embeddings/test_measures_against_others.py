@@ -163,7 +163,7 @@ def test_alignment_and_uniformity_as_wang_and_isola_print_them():
 
 def test_nc1_is_the_trace_of_within_times_the_pseudoinverse_of_between():
     rows = ROWS.astype(np.float64)
-    means = np.stack([rows[LABELS == label].mean(axis=0) for label in range(5)])
+    means = np.stack([rows[label == LABELS].mean(axis=0) for label in range(5)])
     within = (rows - means[LABELS]).T @ (rows - means[LABELS]) / len(rows)
     between = (means - means.mean(axis=0)).T @ (means - means.mean(axis=0)) / 5
     expected = np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / 5
@@ -224,7 +224,7 @@ def other_rows():
 @pytest.mark.parametrize("without", [None, 2])
 def test_cka_is_that_of_gram_matrices(other_rows, without):
     rows = {(row.name, row.variant): row for row in compare(ROWS, other_rows, LABELS)}
-    kept = np.ones(len(LABELS), dtype=bool) if without is None else LABELS != without
+    kept = np.ones(len(LABELS), dtype=bool) if without is None else without != LABELS
     a, b = (side[kept].astype(np.float64) for side in (ROWS, other_rows))
     k, other = centred_gram(a), centred_gram(b)
     plain = (k * other).sum() / math.sqrt((k * k).sum() * (other * other).sum())
