@@ -149,7 +149,8 @@ class Dataset:
                 raise DatasetError(
                     f"{self.name} is for classification: its splits ({present}) share their classes, so it has no "
                     f"{name} split. Use --split {drawn_from} to draw few-shot episodes from it"
-                    + (", with --base-loss none." if name == "base" else ".")
+                    + (", with --base-loss none" if name == "base" else "")
+                    + (", or --protocol full for all of it." if {"train", "test"} <= set(self.splits) else ".")
                 )
             raise DatasetError(f"{self.name} has no {name} split; it has {present}.")
         return replace(self.splits[name], dataset_fingerprint=self.fingerprint)

@@ -291,6 +291,11 @@ def protocol_card(protocol: Protocol, dataset_fingerprint: str) -> ProtocolCard:
 
 
 def _check(embeddings: NDArray[np.float32], groups: Sequence[Episodes], adaptation: EmbeddingAdaptation) -> None:
+    if any(not group.shot for group in groups):
+        raise EpisodeError(
+            f"{adaptation.name} learns from support sets, and episodes of a whole split have none. Use "
+            "fewshot_bench.run_study with protocol='full'."
+        )
     if embeddings.ndim != 2 or embeddings.dtype != np.float32:
         raise EmbeddingError(f"embeddings must be float32 [I, D], not {embeddings.dtype} {list(embeddings.shape)}.")
     largest = max((int(group.images.max()) for group in groups if len(group)), default=-1)

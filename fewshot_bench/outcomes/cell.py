@@ -78,6 +78,15 @@ def marked(name: str, is_transductive: bool) -> str:
     return f"{name}{TRANSDUCTIVE}" if is_transductive else name
 
 
+def whole_task(dataset: str, split: str) -> str:
+    """What people call all images of a split.
+
+    >>> whole_task("cifar-100", "test")
+    'cifar-100 whole test split'
+    """
+    return f"{dataset} whole {split} split"
+
+
 @dataclass(frozen=True)
 class MethodCard:
     """What was done with each episode.
@@ -204,7 +213,7 @@ class ProtocolCard:
     def task(self) -> str:
         """The dataset and the size of its tasks, e.g. "cifar-fs 5-way 1-shot" or "cifar-100 whole test split"."""
         if self.is_whole:
-            return f"{self.dataset} whole {self.split} split"
+            return whole_task(self.dataset, self.split)
         split = "" if self.split == "novel" else f" ({self.split} split)"
         sampler = "" if self.sampler == STANDARD_SAMPLER else f" {self.sampler}"
         if self.is_claimed:

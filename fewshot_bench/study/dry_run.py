@@ -20,6 +20,7 @@ from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.outcomes.cell import whole_task
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.base_stage import checkpoint_path, from_checkpoint
@@ -168,14 +169,15 @@ class _DryRun:
         """Cells of a dataset that is not here."""
         expanded, left_out = expand_groups(study)
         self._notes |= dict.fromkeys(left_out)
-        protocols = study.protocols()
+        tasks = [(protocol_card(each, "").task, each.runs * each.episodes) for each in study.protocols()]
+        if study.is_whole:  # how many images there are is not known
+            tasks = [(whole_task(study.dataset, study.split), 0)]
         for network in resolve_networks(expanded, None, self._backbones):
             self._add_weights_note(study, network.start())
             for adaptation in planned_adaptations(expanded):
                 name = ResolvedMethod(network, adaptation).name
                 self._names.setdefault(study.dataset, []).append(name)
-                for protocol in protocols:
-                    episodes, task = protocol.runs * protocol.episodes, protocol_card(protocol, "").task
+                for task, episodes in tasks:
                     known = episodes if episodes > 0 else None
                     self._cells[task, name, ""] = CellEstimate(
                         task, name, known, None, NO_IMAGES, is_transductive=adaptation.is_transductive

@@ -268,6 +268,11 @@ class _Training:
         request = BackboneRequest(name, channels, height, size, interpolation, plan.weights)
         self.backbone = initialised_backbone(request, plan.recipe.get("seed") or 0)
         self.named, self.recipe = named, self._recipe(named)
+        if self.recipe.kept_epoch == "best" and not plan.is_whole:
+            raise StudyError(
+                "kept_epoch=best has no effect on a few-shot training, which keeps the epoch that is best on "
+                "validation episodes. Leave it out."
+            )
         self.teacher = self._teacher()
         if self.teacher is not None:
             self.recipe = replace(self.recipe, teacher_weights=_digest_of(self.teacher))

@@ -878,7 +878,7 @@ def test_episodes_are_drawn_from_the_test_split_and_from_no_other_by_default(tmp
     assert exit_code([*run, "--base-loss", "none"]) == 2
     error = capsys.readouterr().err
     assert "flowers-102 is for classification: its splits (train, validation, test) share their classes" in error
-    assert "Use --split test to draw few-shot episodes from it." in error
+    assert "Use --split test to draw few-shot episodes from it, or --protocol full for all of it." in error
     assert exit_code([*run, "--split", "test"]) == 2
     assert "--base-loss none" in capsys.readouterr().err
     drawn = [*run, "--split", "test", "--base-loss", "none", "--episodes", "20", "--runs", "1", "--device", "cpu"]

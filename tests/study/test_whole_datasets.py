@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import toy_split
 
+from fewshot_bench.adaptation import Centroid, TrainedClassifier
 from fewshot_bench.audit.rebuild import rebuild
 from fewshot_bench.audit.selection import RerunOptions
+from fewshot_bench.backbones import BaseHead
 from fewshot_bench.datasets import DATASETS, Dataset, ImageSplit
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.errors import StudyError
+from fewshot_bench.engine.classify import adapt
+from fewshot_bench.engine.engine import LocalEngine
+from fewshot_bench.episodes import draw, whole_protocol
+from fewshot_bench.errors import EpisodeError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import SILENT
 from fewshot_bench.registry import Entry
 from fewshot_bench.report.trainings import trainings_of_methods
-from fewshot_bench.study import Study, TrainingPlan, plan_of_file, read_checkpoint, run_study, train_backbone
+from fewshot_bench.study import Study, StudyPlan, TrainingPlan, plan_of_file, read_checkpoint, run_study, train_backbone
 from fewshot_bench.study.chunks import Shard
 from fewshot_bench.study.networks import Backbones, resolve_networks
 from fewshot_bench.study.provenance import study_record
 from fewshot_bench.study.resolved import resolve_study
+from fewshot_bench.study.workers import OnWholeSplit
 
 NAMES = tuple(f"class {label}" for label in range(4))
 
@@ -195,12 +203,8 @@ def test_the_best_epoch_is_kept_only_where_that_is_asked_for(known: Dataset) -> 
 
 
 def test_predictions_are_those_of_the_trained_head_on_the_test_images(tmp_path: Path, known: Dataset) -> None:
-    import torch
-
     (cell,) = run_study(study_of(tmp_path, base_epochs=1)).cells
     (method,) = resolve_study(study_of(tmp_path, base_epochs=1)).methods
-    from fewshot_bench.engine.engine import LocalEngine
-
     backbone = method.network.trained(known, LocalEngine("cpu"), SILENT)
     images = torch.from_numpy(np.array(known.splits["test"].images)).permute(0, 3, 1, 2)
     assert backbone.base_head is not None
@@ -209,3 +213,32 @@ def test_predictions_are_those_of_the_trained_head_on_the_test_images(tmp_path: 
     frame = OutcomeStore(tmp_path / "outcomes").read(cell)
     assert [row[0] for row in frame["predictions"]] == logits.argmax(1).tolist()
     assert frame["confidence"].to_numpy() == pytest.approx(logits.softmax(1).max(1).values.numpy(), abs=1e-4)
+
+
+def test_the_classifier_goes_to_another_process() -> None:
+    embeddings, head = np.eye(4, dtype=np.float32), BaseHead(torch.eye(4), torch.zeros(4), NAMES)
+    factory = pickle.loads(pickle.dumps(OnWholeSplit(TrainedClassifier(), embeddings, head)))  # our own
+    (episodes,) = draw(whole_protocol("whole-toy", "test", (1, 1, 1, 1)), (1, 1, 1, 1), 0, np.arange(4))
+    assert factory("cpu")(episodes, 4)[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_heads_of_support_sets_refuse_episodes_without_them() -> None:
+    (episodes,) = draw(whole_protocol("whole-toy", "test", (1, 1, 1, 1)), (1, 1, 1, 1), 0, np.arange(4))
+    with pytest.raises(EpisodeError, match="centroid learns from support sets"):
+        adapt(np.eye(4, dtype=np.float32), episodes, Centroid())
+
+
+def test_an_estimate_without_the_images_names_the_split(tmp_path: Path) -> None:
+    from fewshot_bench.study.dry_run import estimate
+
+    study = study_of(tmp_path, dataset="flowers-102")
+    cells = estimate(StudyPlan(name="", studies=(study,), places=("",))).cells
+    assert [cell.task for cell in cells] == ["flowers-102 whole test split"]
+
+
+def test_an_option_of_whole_datasets_without_effect_on_a_few_shot_training_is_refused(toy: Dataset) -> None:
+    plan = TrainingPlan(name="mine", dataset="glyphs", backbone="conv4_32", recipe={"kept_epoch": "best"})
+    with pytest.raises(StudyError, match="kept_epoch=best has no effect on a few-shot training"):
+        train_backbone(plan)
+    with pytest.raises(StudyError, match="--validation-episodes has no effect"):
+        TrainingPlan(name="mine", protocol="full", validation_episodes=7)

@@ -41,13 +41,14 @@ def test_every_class_is_divided_by_its_shares(sizes: list[int], validation: floa
         assert abs(of_class - share * (size - kept)) <= 1
 
 
+GOLDEN_HELD_OUT = [0, 16, 30, 31, 50]
+"""Made when images were first held out. They must never change: stored results name them by their digest."""
+
+
 def test_the_division_is_the_same_on_every_machine_and_for_every_seed() -> None:
     division = divided((9, 30, 12), Recipe(validation_share=0.1, train_share=0.5))
     assert division.digest == divided((9, 30, 12), Recipe(validation_share=0.1, train_share=0.5, seed=8)).digest
     assert division.held_out.tolist() == GOLDEN_HELD_OUT
-
-
-GOLDEN_HELD_OUT = [0, 0, 0, 0, 0]
 
 
 def test_images_that_are_held_out_are_never_learned_from() -> None:
