@@ -101,7 +101,9 @@ def embedded_classes(
     if groups < 2:
         raise ShapeError(f"leaving out groups of classes takes 2 groups or more, not {groups}.")
     names, dense = np.unique(numbers, return_inverse=True)
-    _check(rows, dense, names)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        rows = rows.astype(np.float32, copy=False)
+    _check(rows, len(names))
     group_of_name = _dealt(len(names), min(groups, len(names)), seed)
     order_of_names = np.argsort(group_of_name, kind="stable")
     rank = np.empty_like(order_of_names)
@@ -109,23 +111,20 @@ def embedded_classes(
     ranked = rank[dense]
     is_sorted = bool((np.diff(ranked) >= 0).all())
     order = slice(None) if is_sorted else np.argsort(ranked, kind="stable")
-    return EmbeddedClasses(
-        np.ascontiguousarray(rows[order], dtype=np.float32), ranked[order], group_of_name[order_of_names]
-    )
+    return EmbeddedClasses(np.ascontiguousarray(rows[order]), ranked[order], group_of_name[order_of_names])
 
 
-def _check(rows: NDArray[np.floating], labels: NDArray[np.int64], names: NDArray[np.int64]) -> None:
-    with np.errstate(over="ignore"):
-        squares = np.einsum("id,id->i", rows, rows, dtype=np.float64)
-    for bad, finding in ((~np.isfinite(squares), "NaN, infinite or too large"), (squares == 0, "zero")):
+def _check(rows: NDArray[np.float32], classes: int) -> None:
+    squares = np.einsum("id,id->i", rows, rows, dtype=np.float64)
+    for bad, finding in ((~np.isfinite(squares), "NaN or infinite"), (squares == 0, "zero")):
         if bad.any():
             raise EmbeddingError(
                 f"{int(bad.sum())} of {len(rows)} embeddings are {finding}, first that of image {int(np.argmax(bad))}. "
                 "Measure a network whose embeddings are finite and not zero."
             )
-    if len(names) < 2:
+    if classes < 2:
         raise EmbeddingError(f"all {len(rows)} embeddings are of one class. Give images of two classes or more.")
-    if len(names) == len(rows):
+    if classes == len(rows):
         raise EmbeddingError(f"each of {len(rows)} classes has one image. Give two images or more of some class.")
     if (rows == rows[0]).all():
         raise EmbeddingError(f"all {len(rows)} embeddings are equal: the network has collapsed, measure another one.")

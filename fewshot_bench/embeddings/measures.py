@@ -142,13 +142,17 @@ def compare(
         first, second = (measure(side, labels, intervals=intervals, seed=seed, groups=groups) for side in (a, b))
     else:
         first, second = (tuple(side) for side in measured)
+    if [_key(row) for row in first] != [_key(row) for row in second]:
+        raise ShapeError("the two networks were measured differently. Measure both with the same groups and seed.")
     differences = []
     for left, right in zip(first, second, strict=True):
-        if (left.name, left.variant) != (right.name, right.variant) or len(left.replicates) != len(right.replicates):
-            raise ShapeError("the two networks were measured differently. Measure both with the same groups and seed.")
         replicates = [x - y for x, y in zip(left.replicates, right.replicates, strict=True)]
         differences.append(_with_interval(splits[0], left.name, left.variant, left.value - right.value, replicates))
     return *differences, *_measured(splits[0], [KernelAlignment(*splits)], intervals, SILENT)
+
+
+def _key(row: Measured) -> tuple[str, str, int]:
+    return row.name, row.variant, len(row.replicates)
 
 
 def _measured(

@@ -33,6 +33,7 @@ def test_a_rotation_changes_nothing():
     assert_equal_measures(by_name(measure((ROWS @ rotation).astype(np.float32), LABELS, intervals=False)), expected)
 
 
+@pytest.mark.slow
 def test_the_order_of_images_and_the_names_of_classes_change_nothing():
     order = np.random.default_rng(2).permutation(len(ROWS))
     rows = measure(ROWS[order], 100 - 7 * LABELS[order])
@@ -41,6 +42,7 @@ def test_the_order_of_images_and_the_names_of_classes_change_nothing():
         assert (row.low, row.high) == pytest.approx((expected.low, expected.high), rel=1e-3), row
 
 
+@pytest.mark.slow
 def test_the_size_of_blocks_changes_nothing(monkeypatch):
     expected, pictures = measure(ROWS, LABELS), similarity_histograms(ROWS, LABELS, 100)
     compared = compare(ROWS, ROWS[:, :3], LABELS)
@@ -90,6 +92,7 @@ def test_classes_are_dealt_out_evenly_and_by_the_seed_alone():
     assert not np.array_equal(splits[0].rows, splits[2].rows)
 
 
+@pytest.mark.slow
 def test_intervals_hold_their_values_and_stay_within_what_is_possible():
     rows, labels = clusters(12, 6, 5)
     for row in measure(rows, labels):
@@ -101,6 +104,7 @@ def test_intervals_hold_their_values_and_stay_within_what_is_possible():
 # Two networks
 
 
+@pytest.mark.slow
 def test_differences_are_paired_over_the_same_classes():
     noise = 0.01 * np.random.default_rng(0).normal(size=ROWS.shape).astype(np.float32)
     single = {(row.name, row.variant): row for row in measure(ROWS, LABELS)}
@@ -110,6 +114,7 @@ def test_differences_are_paired_over_the_same_classes():
             assert row.high - row.low < 0.2 * (alone.high - alone.low), row
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(monkeypatch):
     other = ROWS[:, ::-1] ** 2
     expected = compare(ROWS, other, LABELS)
@@ -125,16 +130,19 @@ def test_a_network_compared_with_itself_does_not_differ_and_is_aligned():
 
 
 def test_measurements_with_other_groups_are_refused():
-    measured = measure(ROWS, LABELS), measure(ROWS, LABELS, groups=3)
-    with pytest.raises(ShapeError, match="same groups and seed"):
-        compare(ROWS, ROWS, LABELS, measured=measured)
+    measured, in_groups = measure(ROWS, LABELS), measure(ROWS, LABELS, groups=3)
+    for pair in ((measured, in_groups), (measured, measured[:-1])):
+        with pytest.raises(ShapeError, match="same groups and seed"):
+            compare(ROWS, ROWS, LABELS, measured=pair)
+    with pytest.raises(ShapeError, match="3 for 5"):
+        compare(ROWS, ROWS, LABELS, measured=(in_groups, in_groups))
 
 
 # What is refused, and what has no value
 
 
-def changed(place, value):
-    rows = ROWS.copy()
+def changed(place, value, dtype=np.float32):
+    rows = ROWS.astype(dtype)
     rows[place] = value
     return rows
 
@@ -144,6 +152,7 @@ def changed(place, value):
     [
         (changed((3, 1), math.nan), LABELS, "1 of 40 embeddings .* image 3"),
         (changed((4, 0), math.inf), LABELS, "1 of 40 embeddings .* image 4"),
+        (changed((2, 2), 1e200, np.float64), LABELS, "1 of 40 embeddings .* image 2"),
         (changed(slice(5, 7), 0), LABELS, "2 of 40 embeddings are zero.* image 5"),
         (np.zeros_like(ROWS), LABELS, "40 of 40 embeddings are zero"),
         (np.ones_like(ROWS), LABELS, "all 40 embeddings are equal"),
