@@ -101,7 +101,7 @@ ProbeOption = Annotated[
     typer.Option(
         metavar="linear,knn",
         rich_help_panel="Method",
-        help="With --protocol full: probes of frozen embeddings, short for --adapt linear-probe,knn-probe.",
+        help="Probes of frozen embeddings, with --protocol full.",
     ),
 ]
 
