@@ -1,8 +1,9 @@
-"""Time the measures of embeddings, beside other libraries where they have the same number.
+"""Time the measures and probes of embeddings, beside other libraries where they have the same number.
 
     pip install '.[test]'                              # pytorch-metric-learning and scikit-learn
     python benchmarks/embeddings.py                    # 12,000 embeddings of 1,280 numbers; five minutes on idle cores
     python benchmarks/embeddings.py --only measure     # without intervals
+    python benchmarks/embeddings.py --only linear --only choice --only nearest    # probes
     python benchmarks/embeddings.py --coverage 200     # how often intervals hold the truth, instead of times
 
 Embeddings are made up. Other libraries get fewer images where they keep all pairs in memory or fit once per image; ours
@@ -25,12 +26,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.embeddings import Measured, compare, measure, similarity_histograms
+from fewshot_bench.embeddings import (
+    KNNProbe,
+    LabelledEmbeddings,
+    Measured,
+    TrainingImages,
+    chosen_linear_probe,
+    compare,
+    fitted_linear_probe,
+    measure,
+    similarity_histograms,
+)
 from fewshot_bench.embeddings.class_geometry import ClassGeometry
 from fewshot_bench.embeddings.embedded_classes import embedded_classes
+from fewshot_bench.embeddings.linear_probe import DINOV2_C
 from fewshot_bench.embeddings.spectrum import Spectrum
 
 CLASSES, IMAGES, SIZE = 20, 600, 1280
+_C, _K = 1e-3, 20
+_TRIED = 20
+"""Values of C of a search: the smallest ones, up to 0.06."""
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -72,6 +87,19 @@ def contenders() -> dict[str, list[Contender]]:
             Contender("nearest class mean and NC1", IMAGES, _nearest_mean),
             Contender("nearest class mean and NC1", 20, _nearest_mean),
             Contender("nearest class mean, scikit-learn NearestCentroid, leave one out", 20, _nearest_mean_of_others),
+        ],
+        "linear": [
+            Contender(f"linear probe, C = {_C}", IMAGES, _linear_probe),
+            Contender(f"linear probe, C = {_C}", 100, _linear_probe),
+            Contender(f"the same, scikit-learn LogisticRegression, C = {_C}", 100, _logistic_of_scikit_learn),
+        ],
+        "choice": [
+            Contender(f"linear probe, C chosen among {_TRIED}", 40, _chosen_probe),
+            Contender("the same, scikit-learn LogisticRegression, each C anew", 40, _chosen_of_scikit_learn),
+        ],
+        "nearest": [
+            Contender(f"kNN probe, k = {_K}", IMAGES, _knn_probe),
+            Contender(f"the same, scikit-learn KNeighborsClassifier, k = {_K}", IMAGES, _knn_of_scikit_learn),
         ],
     }
 
@@ -156,7 +184,63 @@ def _nearest_mean(split: Split) -> float:
     return ClassGeometry(embedded_classes(*split)).values()["ncm_accuracy", "raw"]
 
 
+def _parts(split: Split) -> tuple[LabelledEmbeddings, LabelledEmbeddings]:
+    """Four fifths of the images to learn from, one to choose or test on."""
+    embeddings, labels = split
+    is_tested = np.arange(len(labels)) % 5 == 0
+    rows = (np.flatnonzero(~is_tested), np.flatnonzero(is_tested))
+    learned, tested = (LabelledEmbeddings(embeddings, part, labels[part]) for part in rows)
+    return learned, tested
+
+
+def _linear_probe(split: Split) -> float:
+    learned, tested = _parts(split)
+    found = fitted_linear_probe(learned, classes=CLASSES, C=_C).log_probabilities(tested.embeddings, rows=tested.rows)
+    return -float(found[np.arange(len(tested)), tested.labels].mean())
+
+
+def _chosen_probe(split: Split) -> float:
+    _, choice = chosen_linear_probe(*_parts(split), classes=CLASSES, candidates=DINOV2_C[:_TRIED])
+    return max(accuracy for _, accuracy in choice.tried)
+
+
+def _knn_probe(split: Split) -> float:
+    learned, tested = _parts(split)
+    probe = KNNProbe(TrainingImages(learned, classes=CLASSES), _K, None)
+    found = probe.log_probabilities(tested.embeddings, rows=tested.rows).argmax(axis=1)
+    return float((found == tested.labels).mean())
+
+
 # The others
+
+
+def _logistic_of_scikit_learn(split: Split) -> float:
+    fitted, tested, truth = _fitted_by_scikit_learn(split, _C)
+    return -float(fitted.predict_log_proba(tested)[np.arange(len(truth)), truth].mean())
+
+
+def _chosen_of_scikit_learn(split: Split) -> float:
+    found = [_fitted_by_scikit_learn(split, C) for C in DINOV2_C[:_TRIED]]
+    return max(float(fitted.score(tested, truth)) for fitted, tested, truth in found)
+
+
+def _fitted_by_scikit_learn(split: Split, C: float) -> tuple[Any, NDArray[np.float64], NDArray[np.int64]]:
+    """Its logistic regression, the images to test it on, and their classes."""
+    from sklearn.linear_model import LogisticRegression
+
+    learned, tested = _parts(split)
+    rows = split[0].astype(np.float64)
+    # At the default tolerance it stops far from the optimum.
+    fitted = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(rows[learned.rows], learned.labels)
+    return fitted, rows[tested.rows], tested.labels
+
+
+def _knn_of_scikit_learn(split: Split) -> float:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    learned, tested = _parts(split)
+    fitted = KNeighborsClassifier(_K, metric="cosine", algorithm="brute").fit(split[0][learned.rows], learned.labels)
+    return float(fitted.score(split[0][tested.rows], tested.labels))
 
 
 def _auc_of_others(split: Split) -> float:

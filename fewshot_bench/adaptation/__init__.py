@@ -18,6 +18,7 @@ from fewshot_bench.adaptation.knn import KNearestNeighbours, Matching, log_atten
 from fewshot_bench.adaptation.lda import LDA, lda_in_span
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 from fewshot_bench.adaptation.maml import MAML
+from fewshot_bench.adaptation.probes import KNNProbing, LinearProbing, Probe
 from fewshot_bench.adaptation.ridge import Ridge, ridge_in_span
 from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
 from fewshot_bench.adaptation.transductive.bd_cspn import BDCSPN, rectified_prototypes
@@ -46,11 +47,14 @@ __all__ = [
     "Features",
     "Finetune",
     "FinetuneHead",
+    "KNNProbing",
     "KNearestNeighbours",
     "LabelPropagation",
     "LaplacianShot",
+    "LinearProbing",
     "Logistic",
     "Matching",
+    "Probe",
     "Ridge",
     "SupportVectorMachine",
     "TrainedClassifier",

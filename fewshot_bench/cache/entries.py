@@ -27,9 +27,9 @@ from fewshot_bench.errors import CacheError
 from fewshot_bench.progress import Progress
 
 EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS = "embeddings", "checkpoints", "own-images", "downloads"
-TRIALS, COMPILED = "trials", "compiled"
+TRIALS, COMPILED, PROBES = "trials", "compiled", "probes"
 """Folders of the cache; nothing else is ever listed or removed."""
-FOLDERS = (EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS, TRIALS, COMPILED)
+FOLDERS = (EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS, TRIALS, COMPILED, PROBES)
 LEFTOVER = "leftover"
 
 

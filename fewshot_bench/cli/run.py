@@ -14,7 +14,7 @@ import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption
-from fewshot_bench.cli.study_options import field_option, planned_study, takes_fields, typed_arguments
+from fewshot_bench.cli.study_options import ProbeOption, field_option, planned_study, takes_fields, typed_arguments
 from fewshot_bench.study.study import NamedHyperParameters, Options, Study, option
 from fewshot_bench.units import bytes_text
 
@@ -69,6 +69,7 @@ def run(
     *,
     set_: SetOption = None,
     base_set: Annotated[list[str] | None, field_option("base_settings", metavar="FIELD=VALUE")] = None,
+    probe: ProbeOption = None,
     trust_code: TrustCodeOption = False,
     as_json: JsonOption = False,
     **options: Any,

@@ -93,6 +93,18 @@ ResultsOption = Annotated[Location, field_option("results")]
 BaselineOption = Annotated[str | None, field_option("baseline")]
 DeviceOption = Annotated[str, field_option("device")]
 
+PROBES = {"linear": "linear-probe", "knn": "knn-probe"}
+"""What --probe calls the probes of frozen embeddings, and their names among the adaptations."""
+
+ProbeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="linear,knn",
+        rich_help_panel="Method",
+        help="Probes of frozen embeddings, with --protocol full.",
+    ),
+]
+
 
 def typed_options(context: typer.Context) -> list[str]:
     """The names of the parameters that stand on the command line."""
@@ -135,12 +147,26 @@ def study_fields(options: Mapping[str, Any]) -> dict[str, Any]:
             fields[name] = ()
         elif name in Study.model_fields:
             fields[name] = words(value) if Study.takes_several(name) and value is not None else value
+    if options.get("probe") is not None:
+        fields["adaptations"] = _adaptations_of_probes(options["probe"])
     return fields
+
+
+def _adaptations_of_probes(text: str) -> tuple[str, ...]:
+    """The adaptations that --probe names; raises typer.BadParameter if it names none or another."""
+    names = words(text)
+    if not names or not set(names) <= set(PROBES):
+        raise typer.BadParameter(f"--probe takes {' or '.join(PROBES)}, or both with a comma, not '{text}'.")
+    return tuple(PROBES[name] for name in names)
 
 
 def typed_fields(context: typer.Context) -> dict[str, Any]:
     """The fields of a study that stand on the command line."""
-    return study_fields({name: context.params[name] for name in typed_options(context)})
+    typed = {name: context.params[name] for name in typed_options(context)}
+    if "probe" in typed and "adaptations" in typed:
+        both = ",".join([typed["adaptations"], *_adaptations_of_probes(typed["probe"])])
+        raise typer.BadParameter(f"--adapt and --probe both name methods; use --adapt {both} instead.")
+    return study_fields(typed)
 
 
 def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> dict[str, Any]:
@@ -272,7 +298,7 @@ def _options_beside_a_file(context: typer.Context, study: str) -> list[Override]
         if name in beside:
             plain = str(value) if name == "results" else value
             overrides.append(Override((name,), plain, f"--{name} {plain}"))
-        elif name == "base_set" or name in Study.model_fields or name in NamedHyperParameters.model_fields:
+        elif name in ("base_set", "probe") or name in Study.model_fields or name in NamedHyperParameters.model_fields:
             raise StudyError(
                 f"{_flag(name)} describes a study, and {study} describes it already. Change the file, "
                 f"or use --set {_key(name, value)}={value}."
@@ -281,15 +307,15 @@ def _options_beside_a_file(context: typer.Context, study: str) -> list[Override]
 
 
 def _flag(name: str) -> str:
-    if name == "base_set":
-        return Study.flag("base_settings")
+    if name in ("base_set", "probe"):
+        return Study.flag("base_settings") if name == "base_set" else "--probe"
     return (Study if name in Study.model_fields else NamedHyperParameters).flag(name)
 
 
 def _key(name: str, value: object) -> str:
     """What an option of a study is called in a file."""
-    if name == "base_set":
-        return "base_settings.NAME"
+    if name in ("base_set", "probe"):
+        return "base_settings.NAME" if name == "base_set" else "adaptations"
     if name in NamedHyperParameters.model_fields:
         return f"hyper_parameters.{name}"
     if name == "split" and "," in str(value):

@@ -28,8 +28,8 @@ Kind = Literal["adaptation", "backbone", "loss"]
 OWN_NAMES: dict[Kind, tuple[str, ...]] = {
     "adaptation": (
         "baseline++", "bd-cspn", "centroid", "classifier", "entropy", "finetune", "finetune-head", "ilpc", "knn",
-        "label-propagation", "laplacian-shot", "lda", "logistic", "maml", "matching", "pt-map", "ridge", "simpleshot",
-        "svm", "tim",
+        "knn-probe", "label-propagation", "laplacian-shot", "lda", "linear-probe", "logistic", "maml", "matching",
+        "pt-map", "ridge", "simpleshot", "svm", "tim",
     ),
     "backbone": ("conv4_32", "conv4_64", "conv4_64_gap", "efficientnet_lite0", "resnet12", "resnet12_flat", "wrn28_10"),
     "loss": ("ce", "ce+schane", "ce+simclr", "ce+supcon"),

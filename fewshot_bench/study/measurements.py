@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import Adaptation, Features, Finetune
+from fewshot_bench.adaptation import Adaptation, Features, Finetune, Probe
 from fewshot_bench.backbones import Backbone, embed, embeddings_file
 from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.engine.engine import Chunk, LocalEngine
@@ -22,6 +22,7 @@ from fewshot_bench.objectives import objective_of
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study.base_stage import four_inputs, micro_batch_or_problem
 from fewshot_bench.study.estimates import Estimated, TimeRange
+from fewshot_bench.study.probes import LearnedFrom, OnProbe, unfitted_probe
 from fewshot_bench.study.resolved import ResolvedStudy
 from fewshot_bench.study.workers import (
     ClassifierBuilder,
@@ -278,6 +279,12 @@ class MeasuredBuilder(ClassifierBuilder):
         made = np.random.default_rng(view).standard_normal((len(self._split), size), dtype=np.float32)
         made += centres.astype(np.float32)[self._split.labels]
         return np.abs(made) if self._takes_roots and self._lowest_embedding() >= 0 else made
+
+    def _probe(self, adaptation: Probe) -> OnProbe:
+        images = LearnedFrom.of(self._resolved.dataset, adaptation)
+        self.views += [View(split, None, "") for split in images.splits]
+        probe = unfitted_probe(adaptation, images, self._backbone.embedding_size)
+        return OnProbe(adaptation.name, probe, self._view(0, 0, "auto"))
 
     def _lowest_embedding(self) -> float:
         """The lowest number in the embeddings of a few images."""

@@ -109,7 +109,9 @@ def study_record(study: Study) -> dict[str, Any]:
 
     Files are recorded by their names, a recipe's with the digest of its content, since folders may name a person.
     """
-    left_out = {*NOT_RECORDED, *study.later_defaults, "hyper_parameters", *(OF_FEW_SHOT if study.is_whole else ())}
+    left_out = {*NOT_RECORDED, *study.later_defaults, "hyper_parameters"}
+    if study.is_whole:  # base_losses names those of its training
+        left_out |= {*OF_FEW_SHOT, "losses"}
     record: dict[str, Any] = study.model_dump(mode="json", exclude=left_out)
     record["hyper_parameters"] = dict(study.hyper_parameters)  # a method's card refuses other than plain data
     for name in _COUNTS:

@@ -24,6 +24,7 @@ from fewshot_bench.adaptation import (
     EmbeddingAdaptation,
     Features,
     Finetune,
+    Probe,
     TrainedClassifier,
 )
 from fewshot_bench.backbones import Backbone, BaseHead, embed
@@ -36,6 +37,7 @@ from fewshot_bench.episodes import Episodes, Protocol, draw
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.base_stage import whole_head
+from fewshot_bench.study.probes import LearnedFrom, OnProbe, probe_of
 from fewshot_bench.study.provenance import PeakMemory
 from fewshot_bench.study.resolved import ResolvedStudy
 from fewshot_bench.training import AUGMENTATION_VERSION, choose_augmentation, image_keys, keyed_uniform
@@ -157,6 +159,7 @@ class ClassifierBuilder:
         self._resolved, self._backbone = resolved, backbone
         self._engine, self._device, self._progress = engine, engine.device, progress
         self._split = resolved.images
+        self._others: dict[str, NDArray[np.float32]] = {}
         self._views: dict[tuple[int, int, AugmentationName], NDArray[np.float32]] = {}
         self._prepared: dict[tuple[Features, int, int, AugmentationName, bool, bool], PreparedEmbeddings] = {}
 
@@ -178,6 +181,8 @@ class ClassifierBuilder:
         if isinstance(adaptation, TrainedClassifier):
             classifier = whole_head(self._backbone, self._split)
             return OnWholeSplit(adaptation, self._view(0, 0, "auto"), classifier)
+        if isinstance(adaptation, Probe):
+            return self._probe(adaptation)
         if not isinstance(adaptation, Finetune | MAML):
             raise StudyError(f"{adaptation.name} should be an EmbeddingAdaptation or a Finetune to be run.")
         method = as_finetune(adaptation, self._backbone)
@@ -186,6 +191,13 @@ class ClassifierBuilder:
             key = (method.augmented_views, method.seed, method.augmentation)
             return OnEmbeddings(method, self._shared("raw", *key), head)
         return partial(FinetuneClassifier.on_images, method, self._split, self._backbone)
+
+    def _probe(self, adaptation: Probe) -> OnProbe:
+        """A probe, fitted to the embeddings of the train split."""
+        images = LearnedFrom.of(self._resolved.dataset, adaptation)
+        embeddings = [self._embedded(split) for split in images.splits]
+        probe = probe_of(adaptation, images, embeddings, self._backbone, self._engine, self._progress)
+        return OnProbe(adaptation.name, probe, self._view(0, 0, "auto"))
 
     def _with_features(self, adaptation: EmbeddingAdaptation) -> PreparedEmbeddings:
         """Embeddings with the features of an adaptation, with a Gram matrix where the whole study makes it pay.
@@ -239,12 +251,13 @@ class ClassifierBuilder:
             instead = {"features=cl2": "features=l2", "covariance=base": "covariance=support"}[setting]
             raise DatasetError(f"{setting} needs embeddings of the base split: {error} Use {instead}.") from error
 
-    def _embedded(self, base: ImageSplit) -> NDArray[np.float32]:
-        """Raw embeddings of the base split, [I, D]."""
-        embeddings: NDArray[np.float32] = self._engine.call(
-            embed, base, self._backbone, device=self._device, progress=self._progress
-        )
-        return embeddings
+    def _embedded(self, split: ImageSplit) -> NDArray[np.float32]:
+        """Raw embeddings of another split, such as the base split, [I, D]; embedded when first asked for."""
+        if split.name not in self._others:
+            self._others[split.name] = self._engine.call(
+                embed, split, self._backbone, device=self._device, progress=self._progress
+            )
+        return self._others[split.name]
 
     def _center(self) -> NDArray[np.float32]:
         base = self._embedded(self._base_split("features=cl2"))
