@@ -75,9 +75,8 @@ class Backbones:
         )
         is_stand_in = not self._fetches and not is_fetched(study)
         seed = study.training_seed
-        return self._get(
-            (request, seed), lambda: initialised_backbone(request, seed, is_stand_in=is_stand_in), to_train
-        )
+        key = (request, None if is_stand_in else seed)  # all stand-ins cost the same
+        return self._get(key, lambda: initialised_backbone(request, seed, is_stand_in=is_stand_in), to_train)
 
     def trained(self, checkpoint: Checkpoint, *, with_head: bool) -> Backbone:
         """The backbone of a named checkpoint, with the classifier of its training where that is wanted."""
