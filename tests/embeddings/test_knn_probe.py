@@ -66,6 +66,7 @@ def test_of_classes_with_equal_votes_the_first_wins():
     assert probe.log_probabilities(np.array([[1.0, 0.0]])).argmax() == 1
 
 
+@pytest.mark.slow
 def test_k_and_temperature_have_the_highest_validation_accuracy_and_the_validation_part_votes_later():
     embeddings, labels = clusters()
     held_out, truth = clusters(seed=1)

@@ -34,6 +34,7 @@ def objective(features, labels, weights, intercepts, C):
     return (weights**2).sum() / 2 + C * losses.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", ["raw", "l2", "standard"])
 @pytest.mark.parametrize("C", [0.01, 1.0, 30.0])
 class TestAgainstScikitLearn:
@@ -53,6 +54,7 @@ class TestAgainstScikitLearn:
         assert probe.has_converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [("BLOCK_NUMBERS", 40), ("_SMALL", 0), ("_LARGEST_FACTOR", 2), ("_REFRESH", 3)])
 def test_blocks_and_the_way_to_the_optimum_change_no_prediction(monkeypatch, changed):
     embeddings, labels = clusters()
