@@ -94,7 +94,7 @@ SetOption = Annotated[
         "--set",
         metavar="NAME=VALUE",
         rich_help_panel="Method",
-        help="A hyper-parameter, e.g. C=10; beside a file, any key. Repeatable.",
+        help="Hyper-parameter, e.g. C=10; beside a file, any key. Repeatable.",
     ),
 ]
 

@@ -163,7 +163,7 @@ class EpisodeOptions(Options):
 
     protocol: Literal["few-shot", "full"] = option(
         "few-shot",
-        "few-shot: episodes of few images. full: train on the train split, test on every image of the test split.",
+        "full: train on the train split, test every image of the test split.",
         "episodes",
     )
 
@@ -276,12 +276,12 @@ class MethodOptions(Options):
         is_axis=True,
     )
     base_settings: dict[str, Any] = option(
-        {}, "Other recipe fields of base-split training, such as train_share=0.2.", "method", flag="--base-set"
+        {}, "Other fields of its recipe, such as train_share=0.2.", "method", flag="--base-set"
     )
     training_seed: int = option(0, "Seed of base-split training.", "method", ge=-(1 << 63), lt=1 << 63)
     training_seeds: int | None = option(
         None,
-        "Trainings per method, with seeds from --training-seed on. Default: 1.",
+        "Trainings per method, from --training-seed on. Default: 1.",
         "method",
         is_fixed_by_checkpoint=True,
         ge=1,
@@ -345,7 +345,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     )
     recipe: str | None = option(
         None,
-        "Networks of these recipes, trained if missing (fewshot-bench ls recipes).",
+        "Recipes (fewshot-bench ls recipes); trained if missing.",
         "method",
     )
     lambda_: Lambda = option(0.9, "Weight of the contrastive term.", "method", alias="lambda", is_axis=True)

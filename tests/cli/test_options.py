@@ -12,7 +12,7 @@ from fewshot_bench.cli.main import app
 from fewshot_bench.cli.study_options import study_fields
 from fewshot_bench.study.study import NamedHyperParameters, Study
 
-WITHOUT_OPTION = {"fractions", "hyper_parameters"}  # --split and --set give them
+WITHOUT_OPTION = {"fractions", "hyper_parameters", "base_settings"}  # --split, --set and --base-set give them
 GROUP = get_command(app)
 
 
