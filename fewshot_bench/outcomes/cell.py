@@ -237,7 +237,7 @@ def _check_protocol(protocol: ProtocolCard) -> ProtocolCard:
     elif protocol.query < 1:
         raise refusal("should be 1 or more", protocol.query, "query")
     if protocol.shot < 1 and not protocol.is_whole:
-        raise refusal("should be 1 or more", protocol.shot, "shot")
+        raise refusal("should be greater than or equal to 1", protocol.shot, "shot")
     if task_size(protocol.way, protocol.shot, protocol.query, protocol.sampler) > LARGEST_TASK:
         sizes = {name: getattr(protocol, name) for name in ("way", "shot", "query")}
         raise refusal(f"should have at most {LARGEST_TASK:,} images of an episode", sizes)

@@ -260,11 +260,11 @@ def test_a_manifest_of_a_newer_release_is_never_rewritten_and_says_which_one_to_
     store = OutcomeStore(tmp_path)
     store.append(CELL, 0, np.arange(2), PREDICTIONS, 0.1, truth=PREDICTIONS)
     path = tmp_path / CELL.key / "cell.json"
-    content = {**json.loads(path.read_text()), "format": 3, "versions": versions, "method": "unheard of"}
+    content = {**json.loads(path.read_text()), "format": 4, "versions": versions, "method": "unheard of"}
     path.write_text(json.dumps(content))
     before = sorted((file, file.read_bytes()) for file in tmp_path.rglob("*.*"))
     for use in (store.open_cell, OutcomeStore(tmp_path).open_cell, store.done, lambda _: store.cells()):
-        with pytest.raises(OutcomeError, match=r"cell\.json was written by a newer fewshot-bench \(format 3") as caught:
+        with pytest.raises(OutcomeError, match=r"cell\.json was written by a newer fewshot-bench \(format 4") as caught:
             use(CELL)
         assert told in str(caught.value)
     with pytest.raises(OutcomeError, match="newer fewshot-bench"):
