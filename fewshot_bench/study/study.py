@@ -163,7 +163,7 @@ class EpisodeOptions(Options):
 
     protocol: Literal["few-shot", "full"] = option(
         "few-shot",
-        "full: train on the train split, test every image of the test split.",
+        "full: whole train and test splits.",
         "episodes",
     )
 
@@ -197,7 +197,7 @@ class EpisodeOptions(Options):
     runs: int = option(3, "Runs with different episodes; disjoint: one.", "episodes", ge=1, le=MOST_RUNS)
     until_ci: float | None = option(
         None,
-        "Instead of --episodes: until every 95% interval is at most ± this many points.",
+        "Draw until every 95% interval is at most ± this many points.",
         "episodes",
         gt=0,
         le=50,
