@@ -62,7 +62,7 @@ def damage(folder):
 def newer(folder):
     filled(OutcomeStore(folder / "outcomes"))
     path = folder / "outcomes" / CELL.key / "cell.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 4}))
 
 
 @pytest.mark.slow
