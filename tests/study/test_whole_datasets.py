@@ -238,7 +238,7 @@ def test_an_estimate_without_the_images_names_the_split(tmp_path: Path) -> None:
 
 def test_an_option_of_whole_datasets_without_effect_on_a_few_shot_training_is_refused(toy: Dataset) -> None:
     plan = TrainingPlan(name="mine", dataset="glyphs", backbone="conv4_32", recipe={"kept_epoch": "best"})
-    with pytest.raises(StudyError, match="kept_epoch has no effect .* it belongs to --protocol full"):
+    with pytest.raises(StudyError, match=r"kept_epoch has no effect .* it belongs to --protocol full"):
         train_backbone(plan)
     with pytest.raises(StudyError, match="--validation-episodes has no effect"):
         TrainingPlan(name="mine", protocol="full", validation_episodes=7)
