@@ -206,7 +206,20 @@ def test_images_that_are_not_here_are_taken_from_the_catalogue(tmp_path, monkeyp
     assert "no dataset called 'omniglott'" in estimated(tmp_path, GPU, **CONV4 | {"dataset": "omniglott"}).missing[0]
 
 
-@pytest.mark.parametrize("name", [name for name, benchmark in BENCHMARKS.items() if benchmark.splits])
+OF_FEW_SHOT = [name for name, benchmark in BENCHMARKS.items() if "base" in benchmark.splits]
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in OF_FEW_SHOT])
+def test_stand_ins_for_classification_have_the_images_and_classes_of_the_summary(name):
+    dataset, summary = stand_in_dataset(name), BENCHMARKS[name].summary
+    sizes = [f"{len(split):,}" for split in dataset.splits.values()]
+    total = f"{sum(map(len, dataset.splits.values())):,}"
+    assert f"{'/'.join(sizes)} images" in summary or f"{total} images" in summary
+    (names,) = {split.class_names for split in dataset.splits.values()}
+    assert f"{len(names):,} " in summary or "256 objects and clutter" in summary
+
+
+@pytest.mark.parametrize("name", OF_FEW_SHOT)
 def test_stand_ins_are_as_large_as_the_summary_says(name):
     dataset, summary = stand_in_dataset(name), BENCHMARKS[name].summary
     assert is_stand_in(dataset)
