@@ -229,7 +229,7 @@ class _Fit:
                 },
             )
             weights = factor.from_round(torch.from_numpy(result.x).to(self._device).view(-1, self._size + 1))
-            iterations += int(result.nit)
+            iterations += max(1, int(result.nit))  # a fit that cannot move ends too
             if result.status != _IS_AT_LIMIT or iterations >= max_iterations:
                 return self._probe(weights, C, iterations, result.status != _IS_AT_LIMIT)
 
