@@ -40,7 +40,7 @@ MOST_WORDS = 1 << 24
 
 
 WHOLE_SAMPLER = "whole"
-"""The sampler whose episodes are the images of a split, one query each, beside all of its classes."""
+"""The sampler whose episodes are the images of a split, one query each, classified among all classes."""
 
 
 def task_size(way: int, shot: int, query: int, sampler: str) -> int:

@@ -10,7 +10,6 @@ from fewshot_bench.adaptation.base import (
 )
 from fewshot_bench.adaptation.baseline_plus_plus import BaselinePlusPlus
 from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
-from fewshot_bench.adaptation.classifier import TrainedClassifier
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
@@ -18,7 +17,6 @@ from fewshot_bench.adaptation.knn import KNearestNeighbours, Matching, log_atten
 from fewshot_bench.adaptation.lda import LDA, lda_in_span
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 from fewshot_bench.adaptation.maml import MAML
-from fewshot_bench.adaptation.probes import KNNProbing, LinearProbing, Probe
 from fewshot_bench.adaptation.ridge import Ridge, ridge_in_span
 from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
 from fewshot_bench.adaptation.transductive.bd_cspn import BDCSPN, rectified_prototypes
@@ -29,6 +27,7 @@ from fewshot_bench.adaptation.transductive.prototype_descent import Entropy
 from fewshot_bench.adaptation.transductive.pt_map import PTMAP, map_assignment
 from fewshot_bench.adaptation.transductive.sinkhorn import transport_plan
 from fewshot_bench.adaptation.transductive.tim import TIM, alternating_information_maximisation
+from fewshot_bench.adaptation.whole_datasets import KNNProbing, LinearProbing, Probe, TrainedClassifier
 
 __all__ = [
     "ADAPTATIONS",

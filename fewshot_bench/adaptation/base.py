@@ -56,7 +56,7 @@ class Adaptation(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class WholeAdaptation(Adaptation):
-    """What tells the images of a whole split apart by what the train split has taught; there are no support sets."""
+    """A classifier of a whole test split that learns from the train split; there are no support sets."""
 
 
 @dataclass(frozen=True, kw_only=True)

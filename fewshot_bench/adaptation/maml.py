@@ -68,14 +68,14 @@ class MAML(Adaptation):
 
     @staticmethod
     def shared_with(training: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that it shares with a training unless others are named, from the recorded ones of a recipe."""
+        """The settings that it takes from a training by default, given the recorded hyper-parameters of the recipe."""
         shared = {"statistics": training.get("inner_statistics", Recipe.inner_statistics)}
         if training.get("objective") == "meta-sgd":
             shared["steps"] = training.get("inner_steps", Recipe.inner_steps)
         return shared
 
     def after(self, training: Mapping[str, Any], named: Collection[str]) -> MAML:
-        """With the settings that it shares with a training, but for those that are named."""
+        """This adaptation with the settings of a training, except those that are named."""
         return replace(self, **{name: value for name, value in self.shared_with(training).items() if name not in named})
 
     def as_finetune(self, *, moves_backbone: bool, normalises: bool) -> Finetune:

@@ -111,7 +111,7 @@ def recorded_study(cell: Cell, *, weights: Path | None = None, trusts_code: bool
         raise ReproductionError("the outcomes do not record the study that made them")
     fields = {**record, **_of_this_cell(cell, record)}
     fields.pop("recipe_digest", None)
-    is_of_file = str(record.get("recipe")).endswith(".toml")  # which need not be here, nor be what it was
+    is_of_file = str(record.get("recipe")).endswith(".toml")  # which may be missing or changed
     try:
         study = Study.model_validate({**fields, "recipe": None} if is_of_file else fields)
     except ValidationError as error:
@@ -139,13 +139,13 @@ def recorded_study(cell: Cell, *, weights: Path | None = None, trusts_code: bool
 
 
 def _own_checkpoint(cell: Cell, recipe: str) -> str:
-    """The checkpoint here of the training that gave the network of a cell, by a recipe in a file of the user's own."""
+    """The local checkpoint of a cell's training by a recipe file."""
     base = cell.method.hyper_parameters.get("base")
     for name in finished_names():
         with suppress(WeightsError):
             if read_checkpoint(name).hyper_parameters() == base:
                 return name
-    raise ReproductionError(f"no checkpoint here is of its training by the recipe {PurePath(recipe).name}")
+    raise ReproductionError(f"there is no checkpoint here of its training by the recipe {PurePath(recipe).name}")
 
 
 def renamed_weights(cell: Cell, weights: Path | None) -> str:

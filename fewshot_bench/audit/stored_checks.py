@@ -214,7 +214,7 @@ def _check_images_of(groups: Sequence[WholeEpisodes], sizes: Sequence[int], sour
     images = np.concatenate([episodes.images.ravel() for episodes in groups])
     numbers = np.concatenate([episodes.numbers for episodes in groups])
     if _has_duplicates(images[None])[0] or (images != numbers).any() or images.max(initial=0) >= sum(sizes):
-        return Finding(TASKS, "fail", "an image is there twice, or is not one of the split")
+        return Finding(TASKS, "fail", "an image occurs twice, or does not belong to the split")
     part = "all" if len(images) == sum(sizes) else f"only {len(images):,} of"
     return Finding(
         TASKS, "pass", f"{part} {sum(sizes):,} images of {len(sizes):,} classes, each once; class sizes {source}"

@@ -1,7 +1,7 @@
-"""Checks of a method on a whole split that run it again: no perturbation of images, labels or numbers changes it.
+"""Checks that run a method on a whole split again: perturbed order, labels and numbers should change no prediction.
 
-A method is given the numbers of test images. Their order, the labels beside them and the numbers themselves could still
-tell the classes: images are numbered class by class.
+A method gets the numbers of test images. Their order, their labels and the numbers themselves could give the classes
+away, since images are numbered class by class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fewshot_bench.study.workers import ClassifierFactory, OnWholeSplit
 _ALONE = 8
 """Images that are classified one by one."""
 _NOISE = 0.005
-"""Share of the images that ties may change when sums are taken in another order."""
+"""Share of the predictions that ties may change when sums are taken in another order."""
 
 
 def perturbed_findings(
@@ -53,7 +53,7 @@ def perturbed_findings(
     def found(check: str, perturbation: str, perturbed: Callable[[], list[tuple[Positions, Positions]]]) -> Finding:
         try:
             return _compared(check, perturbation, perturbed())
-        except Exception as error:  # a method is anybody's code
+        except Exception as error:  # a method may be any code
             return Finding(check, "fail", f"{perturbation}: the method failed: {type(error).__name__}: {error}")
 
     def shuffled() -> list[tuple[Positions, Positions]]:

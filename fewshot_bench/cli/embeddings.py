@@ -1,4 +1,4 @@
-"""`fewshot-bench embeddings`: what the embeddings of networks look like, measured on the same images."""
+"""`fewshot-bench embeddings`: measure the embeddings of networks on the same images."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ def embeddings(
     image_size: Annotated[int | None, field_option("image_size")] = None,
     interpolation: Annotated[str | None, field_option("interpolation")] = None,
     weights: Annotated[Path | None, field_option("weights")] = None,
-    layout: Annotated[
-        str, typer.Option(help="Picture of twenty classes, an illustration: tsne, pca, umap or none.")
-    ] = "tsne",
+    layout: Annotated[str, typer.Option(help="Picture of up to twenty classes: tsne, pca, umap or none.")] = "tsne",
     classes: Annotated[
         str | None, typer.Option(metavar="A,B", help="Also draw the similarities of two classes, as the paper does.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random weights, of resampled classes and the layout.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random weights, groups of classes and the layout.")] = 0,
     has_intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="Compute intervals over classes.")
     ] = True,
@@ -69,14 +67,14 @@ def embeddings(
         _correlate(results, as_json)
         return
     if not networks:
-        raise typer.BadParameter("name one backbone or checkpoint, or more. See: fewshot-bench ls backbones")
-    chosen = choice(layout, "--layout", _LAYOUTS)
+        raise typer.BadParameter("name at least one backbone or checkpoint. See: fewshot-bench ls backbones")
+    choice(layout, "--layout", _LAYOUTS)
     if interpolation is not None:
         choice(interpolation, "--interpolation", Study.choices("interpolation"))
     from fewshot_bench.datasets.dataset import split_name
     from fewshot_bench.study.known_names import refuse_misspelt_networks
 
-    whose = split_name(split)
+    named_split = split_name(split)
     refuse_misspelt_networks(dataset, networks)
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.report.embeddings.output import cards_record, print_cards
@@ -86,13 +84,13 @@ def embeddings(
         "image_size": image_size,
         "interpolation": interpolation,
         "weights": weights,
-        "layout": None if chosen == "none" else chosen,
+        "layout": None if layout == "none" else layout,
         "classes": words(classes or ""),
     }
     plan = EmbeddingPlan(
         networks=tuple(networks),
         dataset=dataset,
-        split=whose,
+        split=named_split,
         seed=seed,
         has_intervals=has_intervals,
         has_thumbnails=has_thumbnails,
@@ -112,7 +110,7 @@ def embeddings(
 
 
 def _draw(cards: list[Any], results: Location, as_json: bool) -> None:
-    """Draw the figures, and say where everything is."""
+    """Draw the figures, and print where the files are."""
     from fewshot_bench._io.storage import folders_in
     from fewshot_bench.report import NoPictureError
     from fewshot_bench.report.embeddings.pictures import draw_cards
@@ -136,7 +134,7 @@ def _draw(cards: list[Any], results: Location, as_json: bool) -> None:
 
 
 def _correlate(results: Location, as_json: bool) -> None:
-    """Print how measures follow accuracy, and write the table and the figure."""
+    """Print the correlations of measures with accuracy, and write the tables and the figure."""
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import NoPictureError
     from fewshot_bench.report.embeddings.accuracy import (

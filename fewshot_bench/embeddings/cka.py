@@ -1,4 +1,4 @@
-"""How alike two networks see the same images: linear centred kernel alignment (Kornblith et al., 2019)."""
+"""How similarly two networks embed the same images: linear centred kernel alignment (Kornblith et al., 2019)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How classes lie to each other: within- to between-class scatter, and nearest-class-mean accuracy."""
+"""Geometry of classes: within- to between-class scatter, and nearest-class-mean accuracy."""
 
 from __future__ import annotations
 

@@ -83,12 +83,12 @@ def embedded_classes(
     Args:
         embeddings: [I, D], in any order.
         labels: the class of each, [I], whole numbers.
-        groups: how many at most; with as many classes or fewer, each class is a group. Otherwise classes are dealt out
-            at random.
-        seed: of dealing out.
+        groups: how many at most; with as many classes or fewer, each class is a group. Otherwise classes are assigned
+            to groups at random.
+        seed: of this assignment.
 
     Raises:
-        ShapeError: the arrays do not belong together, or there are fewer than two groups to be had.
+        ShapeError: the arrays do not belong together, or fewer than two groups are asked for.
         EmbeddingError: a value is not finite, an embedding is zero, all are equal, or the classes allow no pair.
     """
     rows, numbers = np.asarray(embeddings), np.asarray(labels)
@@ -99,12 +99,12 @@ def embedded_classes(
             f"embeddings must be floating point and labels whole numbers, not {rows.dtype} and {numbers.dtype}."
         )
     if groups < 2:
-        raise ShapeError(f"leaving out groups of classes takes 2 groups or more, not {groups}.")
+        raise ShapeError(f"leaving out groups of classes needs 2 groups or more, not {groups}.")
     names, dense = np.unique(numbers, return_inverse=True)
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
         rows = rows.astype(np.float32, copy=False)
     _check(rows, len(names))
-    group_of_name = _dealt(len(names), min(groups, len(names)), seed)
+    group_of_name = _assigned_groups(len(names), min(groups, len(names)), seed)
     order_of_names = np.argsort(group_of_name, kind="stable")
     rank = np.empty_like(order_of_names)
     rank[order_of_names] = np.arange(len(names))
@@ -130,7 +130,7 @@ def _check(rows: NDArray[np.float32], classes: int) -> None:
         raise EmbeddingError(f"all {len(rows)} embeddings are equal: the network has collapsed, measure another one.")
 
 
-def _dealt(classes: int, groups: int, seed: int) -> NDArray[np.int64]:
+def _assigned_groups(classes: int, groups: int, seed: int) -> NDArray[np.int64]:
     """The group of each class, [C]; sizes differ by one at most."""
     if groups == classes:
         return np.arange(classes)

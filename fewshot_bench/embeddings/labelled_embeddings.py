@@ -80,8 +80,8 @@ class TrainingImages:
         """The classes with images, ascending."""
         if len(self.present) < 2:
             raise EmbeddingError(
-                f"a probe learns to tell classes apart, and its {len(self.labels)} training images are of "
-                f"{len(self.present)} {'class' if len(self.present) == 1 else 'classes'}. Give it two classes or more."
+                f"a probe needs training images of two classes or more; these {len(self.labels)} are of "
+                f"{len(self.present)} {'class' if len(self.present) == 1 else 'classes'}."
             )
 
     def __len__(self) -> int:
@@ -101,13 +101,13 @@ class TrainingImages:
 
 @dataclass(frozen=True, eq=False)
 class FeatureScale:
-    """What a probe does with embeddings before it learns.
+    """How a probe scales embeddings before it learns.
 
     Attributes:
         is_normalised: whether they are divided by their norm first.
         mean: subtracted, float64 [D]; zero unless they are standardised.
         deviation: divided by, float64 [D]; one where it would be zero.
-        is_shifted: whether mean and deviation do anything.
+        is_shifted: whether mean and deviation are applied.
     """
 
     is_normalised: bool

@@ -24,12 +24,12 @@ _INF = math.inf
 
 @dataclass(frozen=True)
 class Measure:
-    """What a measure is called in tables, and what its values cannot go beyond.
+    """The title of a measure in tables, and the range of its values.
 
     Attributes:
         title: in tables.
-        lowest: value, at least.
-        highest: value, at most; None for the dimensions of the embeddings, D.
+        lowest: the smallest possible value.
+        highest: the largest possible value; None for D, the dimensions of the embeddings.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Measure:
     highest: float | None = _INF
 
     def bounds(self, size: int) -> tuple[float, float]:
-        """What values of embeddings with D = `size` cannot go beyond."""
+        """The range of values for embeddings with D = `size`."""
         return self.lowest, size if self.highest is None else self.highest
 
 
@@ -99,8 +99,8 @@ def measure(
         labels: the class of each, [I].
         intervals: whether to compute intervals over classes, by a jackknife that leaves out groups of classes.
         seed: decides which classes form a group where there are more classes than groups.
-        groups: at most.
-        progress: shown one unit per group, and one for the whole.
+        groups: how many at most.
+        progress: shown one unit per group, and one for all classes.
 
     Raises:
         ShapeError: the arrays do not belong together.
@@ -120,7 +120,7 @@ def compare(
     seed: int = 0,
     groups: int = GROUPS,
 ) -> tuple[Measured, ...]:
-    """How two networks differ in each measure, a minus b, and how alike they are (linear CKA).
+    """How two networks differ in each measure, a minus b, and how similar they are (linear CKA).
 
     The same classes are left out for both, so that the interval of a difference is that of paired values.
 
@@ -128,7 +128,7 @@ def compare(
         a: embeddings of the first network, [I, D].
         b: of the second, [I, D'], of the same images in the same order.
         labels: the class of each, [I].
-        measured: what `measure` gave for each with the same seed and groups, so that it is not computed again.
+        measured: results of `measure` for each, with the same seed and groups, to avoid computing them again.
         intervals: whether to compute intervals over classes.
         seed: as of `measure`.
         groups: as of `measure`.

@@ -25,7 +25,7 @@ class SimilarityHistograms:
         same: pairs of one class, [B].
         different: pairs of two classes, [B].
         auc: chance that a pair of one class is more similar than a pair of two, ties halved; 0.5 is full overlap.
-        auc_bound: how far the pairs that share a bin let `auc` be from the exact one at most.
+        auc_bound: largest distance of `auc` from the exact one, from the pairs that share a bin.
     """
 
     edges: NDArray[np.float64]
@@ -44,7 +44,7 @@ def similarity_histograms(
         embeddings: [I, D].
         labels: the class of each, [I].
         bins: of equal width between -1 and 1.
-        classes: labels of the classes to look at; the paper's picture has two. None for all.
+        classes: labels of the classes to compare, two in the paper's picture; None for all.
 
     Raises:
         ShapeError: the arrays do not belong together, a class is not among the labels, or there are no bins.
@@ -123,9 +123,9 @@ class Pairs:
                 counts, potential = self._count(block, other, group == other_group)
                 self._counts += counts
                 self._potential += potential
-                for one in {group, other_group}:
-                    self._counts_of[one] += counts
-                    self._potential_of[one] += potential
+                for member in {group, other_group}:
+                    self._counts_of[member] += counts
+                    self._potential_of[member] += potential
 
     def _count(self, block: slice, other: slice, may_share_class: bool) -> tuple[NDArray[np.int64], float]:
         """Counts of different-class and same-class pairs, [2, B], and the sum of their Gaussian potentials."""
@@ -144,7 +144,7 @@ class Pairs:
 
 
 def auc_of_counts(same: NDArray[np.int64], different: NDArray[np.int64]) -> tuple[float, float]:
-    """Area under the curve from counts in ascending bins, [B] each, and how far the exact one is from it at most.
+    """Area under the curve from counts in ascending bins, [B] each, and its largest distance from the exact one.
 
     >>> auc_of_counts(np.array([0, 1, 1]), np.array([1, 1, 0]))
     (0.875, 0.125)

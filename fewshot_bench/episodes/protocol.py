@@ -36,7 +36,7 @@ _SETTINGS: dict[SamplerName, dict[str, Any]] = {
     "whole": {},
 }
 _ONE_RUN: tuple[SamplerName, ...] = ("disjoint", "whole")
-"""Samplers that use every image of a split once, so that there is one run, and as many episodes as they find."""
+"""Samplers that use every image at most once: there is one run, and the class sizes decide how many episodes."""
 _ALPHA_RANGE = (0.001, 1000)
 
 
@@ -97,7 +97,7 @@ class Protocol:
         sampler_version: raised only if the sampler's output ever had to change.
         sampler: "standard" draws every task from the whole split, "disjoint" puts no image in two tasks, "dirichlet"
             divides the queries unevenly, "varied" draws way and shot too. "whole" draws nothing: episode i is image i
-            of the split, to be told apart among all of its classes by what another split has taught.
+            of the split, which is classified among all classes without a support set.
         alpha: concentration of the "dirichlet" sampler, in thousandths from 0.001 to 1,000; 2 by default.
         least_way: smallest way of the "varied" sampler; 2 by default.
         least_shot: smallest shot of the "varied" sampler; 1 by default.
@@ -155,7 +155,7 @@ class Protocol:
             object.__setattr__(self, "episodes", _EPISODES)
 
     def _check_whole(self) -> None:
-        """Refuse other numbers than those of a whole split, whose images are there once, whatever the seed."""
+        """Refuse numbers that a whole split cannot have: it has every image once, whatever the seed."""
         expected = {"shot": 0, "query": 1, "runs": 1, "seed": 0}
         for name, value in expected.items():
             if getattr(self, name) != value:

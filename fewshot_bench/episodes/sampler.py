@@ -35,8 +35,8 @@ def draw_groups(
     """Draw the image indices of episodes, those of one shape together; arguments and errors as for `draw`.
 
     Returns:
-        For each group the positions of its episodes among `numbers`, and their `Episodes.images`; of the whole
-        sampler the image alone, int32 [E, 1, 1].
+        For each group the positions of its episodes among `numbers`, and their `Episodes.images`; for the whole
+        sampler only the image, int32 [E, 1, 1].
     """
     sizes = _checked(protocol, class_sizes, class_names)
     if protocol.sampler == "whole":
@@ -78,8 +78,8 @@ def episode_classes(
 
     Returns:
         Position of each class in the canonical order, [E, N], beginning with class 0 of the predictions; -1 where the
-        sampler varies the way and an episode has fewer classes. The whole sampler's episodes all have every class, so
-        that of the image is returned alone, [E, 1].
+        sampler varies the way and an episode has fewer classes. Every episode of the whole sampler has all classes, so
+        only the class of its image is returned, [E, 1].
     """
     protocol = fields if isinstance(fields, Protocol) else Protocol.of(fields)
     sizes = _checked(protocol, class_sizes)
@@ -131,7 +131,7 @@ def _disjoint(
 def _whole(protocol: Protocol, sizes: NDArray[np.int64], run: int, numbers: NDArray[np.int64]) -> NDArray[np.int32]:
     """The image of each episode, [E]."""
     if run != 0:
-        raise EpisodeError(f"a whole split has every image once: there is run 0, and no run {run}.")
+        raise EpisodeError(f"a whole split has one run, run 0; there is no run {run}.")
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < int(sizes.sum()):
         outside = int(numbers.min()) if int(numbers.min()) < 0 else int(numbers.max())
         raise EpisodeError(_too_many(protocol, int(sizes.sum()), f"there is no image {outside:,}"))
@@ -173,10 +173,10 @@ def _checked(
 def _check_whole(protocol: Protocol, sizes: NDArray[np.int64]) -> None:
     split = f"the {protocol.split} split of {protocol.dataset}"
     if len(sizes) < 2:
-        raise EpisodeError(f"{split} has one class, so there is nothing to tell apart.")
+        raise EpisodeError(f"{split} has one class; classification needs two or more.")
     if protocol.way != len(sizes):
         raise EpisodeError(
-            f"{split} has {len(sizes):,} classes, which the whole sampler tells apart all at once; its way is "
+            f"{split} has {len(sizes):,} classes, and the whole sampler classifies among all of them; its way is "
             f"{len(sizes):,}, not {protocol.way:,}."
         )
     if sizes.sum() > MOST_EPISODES:
@@ -257,8 +257,8 @@ class WholeEpisodes(Episodes):
     """Images of a whole split, each an episode of one query without a support set.
 
     Attributes:
-        images: the image of each episode, int32 [E, 1, 1]: an array [E, N, 1] would be mostly empty, and 200 MB for
-            the validation images of ImageNet.
+        images: the image of each episode, int32 [E, 1, 1]: an array [E, N, 1] would be mostly empty, and take 200 MB
+            for the validation images of ImageNet.
         labels: class of each image, [E].
     """
 

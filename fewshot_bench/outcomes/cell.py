@@ -79,7 +79,7 @@ def marked(name: str, is_transductive: bool) -> str:
 
 
 def whole_task(dataset: str, split: str) -> str:
-    """What people call all images of a split.
+    """The name of the task of classifying all images of a split.
 
     >>> whole_task("cifar-100", "test")
     'cifar-100 whole test split'
@@ -189,7 +189,7 @@ class ProtocolCard:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the episodes are all images of a split, each to be told apart among all classes."""
+        """Whether the episodes are all images of a split, each classified among all classes."""
         return self.sampler == WHOLE_SAMPLER
 
     @property

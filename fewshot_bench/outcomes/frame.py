@@ -24,7 +24,7 @@ from fewshot_bench.outcomes.packing import (
 
 COLUMNS = ("run", "episode", "correct", "accuracy", "predictions", "seconds")
 CONFIDENCE = "confidence"
-"""The column that outcomes of whole splits have beside them."""
+"""The additional column of outcomes of whole splits."""
 _EPISODE_BITS = 32
 _DTYPE_KINDS = {"run": "iu", "episode": "iu", "correct": "iu", "accuracy": "f", "seconds": "fiu"}
 _LARGEST = {"run": MOST_RUNS - 1, "episode": LARGEST_EPISODE}

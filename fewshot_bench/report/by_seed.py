@@ -1,4 +1,4 @@
-"""Two methods on the same test images, training by training, as papers compare them; none of it decides a verdict."""
+"""Tests of two methods on the same test images, paired by training seed, as in papers; no verdict uses them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BySeed:
 
     @property
     def sentence(self) -> str:
-        """All of it in words."""
+        """The tests in words."""
         ps = [
             f"{p_text(p)}{'' if seed is None else f' (seed {seed})'}"
             for seed, p in zip(self.seeds, self.p_mcnemar_corrected, strict=True)
@@ -48,10 +48,10 @@ class BySeed:
             freedom = f"{test.n - 1} degree{'' if test.n == 2 else 's'} of freedom"
             p = p_equation(self.p_paired_corrected)
             parts.append(f"t-test paired by {test.n} seeds ({freedom}), {ends} points, {p}")
-        return f"Seed by seed, which decides nothing: {'; '.join(parts)}." if parts else ""
+        return f"By seed, not used for the verdict: {'; '.join(parts)}." if parts else ""
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data, differences in percentage points."""
+        """The tests as plain data, differences in percentage points."""
         test = self.paired
         return {
             "mcnemar": [
@@ -75,7 +75,7 @@ class BySeed:
 def by_seed(scores: TaskScores, a: int, b: int) -> BySeed | None:
     """Test two methods on a whole split by the seeds that both have; None for episodes.
 
-    A network that is used as it is given is paired with every training of the other.
+    A network without a training here is paired with every training of the other.
 
     Args:
         scores: of the methods.
@@ -116,8 +116,8 @@ def corrected_by_seed(
 
     Args:
         found: of each comparison of a family.
-        p_split: what decides each, which says which comparisons count.
-        correct: how.
+        p_split: p on this split, NaN for comparisons outside the family.
+        correct: the correction.
     """
     flat = corrected([p for tests in found if tests is not None for p in tests.p_mcnemar_corrected], correct)
     paired = [math.nan if tests is None else tests.p_paired_corrected for tests in found]

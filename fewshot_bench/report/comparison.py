@@ -155,7 +155,7 @@ class Comparison:
         training: the difference over the trainings of both; None where A or B has a single one.
         p_training_corrected: its p, corrected over the same family; NaN where it is unknown.
         trainings: of A and of B; 0 of a method that is not trained here.
-        by_seed: what the trainings show one by one on a whole split; None for episodes.
+        by_seed: tests paired by training seed on a whole split; None for episodes.
         images_left_out: images of a whole split that are not stored for both; 0 for episodes.
     """
 
@@ -307,7 +307,7 @@ class Comparison:
         """Which episodes could not be paired, in words; empty if all could."""
         if self.images_left_out:
             every = self.test.n + self.images_left_out
-            return f"only {self.test.n:,} of {every:,} test images are stored for both, and not of every class alike"
+            return f"only {self.test.n:,} of {every:,} test images are stored for both, not evenly over classes"
         counts = ((self.left_out_of_a, self.shown_a), (self.left_out_of_b, self.shown_b))
         parts = [f"{count:,} of {name}" for count, name in counts if count]
         return f"unpaired episodes dropped: {' and '.join(parts)}" if parts else ""

@@ -331,10 +331,10 @@ def _data_width(numbers: Mapping[str, Any], interval: DataInterval | None) -> fl
 
 
 def _missing(scores: TaskScores, row: int) -> list[str]:
-    """What a whole split lacks: images, the first of which are of some classes alone, or images that differ."""
+    """Flags of a whole split: images that are missing, or accuracies that are all equal."""
     own = scores.of(row)
     missing = scores.images_without(own)
-    alike = "every image right or every one wrong, so no interval is known"
+    alike = "all images right or all wrong, so there is no interval"
     return [
         *([f"only {int(own.sum()):,} of {int(own.sum()) + missing:,} test images"] if missing else []),
         *([alike] if scores.protocol.is_whole and _is_constant(scores, row) else []),
@@ -376,7 +376,7 @@ def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:
 
 
 def _numbers_of_images(scores: TaskScores, row: int, summary: Summary) -> dict[str, Any]:
-    """Point estimates of a cell on a whole split; the median over images would be right or wrong."""
+    """Point estimates of a cell on a whole split; instead of a median over images, which is 0 or 1, the mean."""
     recall = scores.class_recall(row)
     mean = {"median": 100 * summary.interval.mean, "median_ci95": 100 * summary.interval.half_width}
     if _is_constant(scores, row):

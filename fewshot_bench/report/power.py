@@ -133,7 +133,7 @@ def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
     pairs = [scores for scores in every if not scores.protocol.is_whole]
     if not pairs:
         raise ComparisonError(
-            f"power says how many episodes to draw, and {every[0].protocol.task} has as many images as it has. See "
+            f"power plans how many episodes to draw, and {every[0].protocol.task} has a fixed number of images. Use "
             "fewshot-bench compare for the interval over them."
         )
     names = protocol_names([scores.protocol for scores in pairs])

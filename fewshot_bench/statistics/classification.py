@@ -1,4 +1,4 @@
-"""One prediction per test image: McNemar's test, recall by class, and whether confidences are as high as accuracies."""
+"""Statistics of one prediction per test image: McNemar's test, recall by class, calibration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fewshot_bench.statistics.intervals import SMALLEST_P
 CALIBRATION_BINS = 15
 """As Guo et al. (2017) take them."""
 CONFIDENCE_STEPS = 65535
-"""Steps between 0 and 1 in which stored confidences are counted; a multiple of `CALIBRATION_BINS`, so that the edges of
+"""Steps between 0 and 1 of stored confidences; a multiple of `CALIBRATION_BINS`, so that the edges of
 the bins are steps."""
 
 
@@ -24,9 +24,9 @@ class McNemarTest:
 
     Attributes:
         only_a: images that A alone classifies correctly.
-        only_b: images that B alone does.
+        only_b: images that B alone classifies correctly.
         agreeing: images on which both are right, or both are wrong.
-        p: exact, two-sided; 1 where no image tells the two apart.
+        p: exact, two-sided; 1 if both classify every image alike.
     """
 
     only_a: int
@@ -36,9 +36,9 @@ class McNemarTest:
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemarTest:
-    """McNemar's exact test (1947): of the images that one alone classifies correctly, is half each one's share?
+    """McNemar's exact test (1947): of the images that only one of two classifies correctly, does each have half?
 
-    It takes the two networks as they are, so it covers other images and no other training.
+    It is about these two networks: it covers other images, but not other trainings.
 
     Args:
         a: whether A classifies each image correctly, [I].
@@ -76,7 +76,7 @@ def class_recall(labels: ArrayLike, correct: ArrayLike, classes: int) -> NDArray
     numbers, values = np.asarray(labels), np.asarray(correct, dtype=np.float64)
     if numbers.ndim != 1 or numbers.shape != values.shape or not np.issubdtype(numbers.dtype, np.integer):
         raise ShapeError(
-            f"recall needs a whole label and a value of each image, [I], not {list(numbers.shape)} and "
+            f"recall needs an integer label and a value for each image, [I], not {list(numbers.shape)} and "
             f"{list(values.shape)}."
         )
     if len(numbers) and (numbers.min() < 0 or numbers.max() >= classes):
@@ -92,9 +92,8 @@ class Calibration:
 
     Attributes:
         error: expected calibration error: |mean confidence - accuracy| of the bins, weighted by their images.
-        rounding: how far the error may at most be from that of the confidences before they were stored in steps of
-            1/65,535: half a step, and twice the share of the images that stand on the edge of a bin, each by the
-            distance of its confidence from 0 or 1.
+        rounding: largest change of the error by storing confidences in steps of 1/65,535: half a step, plus twice the
+            share of the images on the edge of a bin, each weighted by the distance of its confidence from 0 or 1.
         images: of each bin, [B].
         confidence: mean of each bin, NaN where it is empty, [B].
         accuracy: of each bin, NaN where it is empty, [B].
@@ -110,8 +109,8 @@ class Calibration:
 def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = CALIBRATION_BINS) -> Calibration:
     """Expected calibration error of the predicted classes over bins of equal width (Naeini et al., 2015).
 
-    Bin b of B holds confidences above b / B up to (b + 1) / B, as in Guo et al. (2017). It is an estimate with a bias
-    upwards: with few images even a calibrated network has an error above 0.
+    Bin b of B holds confidences above b / B up to (b + 1) / B, as in Guo et al. (2017). The estimate is biased
+    upwards: with few images, even a calibrated network has an error above 0.
 
     Args:
         confidence: probability of the predicted class of each image, [I].
@@ -145,5 +144,5 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = CALIBRATI
 def _right_or_wrong(values: ArrayLike) -> NDArray[np.bool_]:
     given = np.asarray(values)
     if given.ndim != 1 or not len(given) or not np.isin(given, (0, 1)).all():
-        raise ShapeError(f"each of one or more images is right, 1, or wrong, 0, [I], not {list(given.shape)}.")
+        raise ShapeError(f"correctness should be 0 or 1 for each of one or more images, [I], not {list(given.shape)}.")
     return given.astype(np.bool_)

@@ -306,7 +306,7 @@ def image_overlap(images: ArrayLike) -> Overlap:
 
 
 def separate_images(episodes: int) -> Overlap:
-    """What pairs of episodes share where each is one image of its own: nothing.
+    """The overlap of episodes of one image each, which share nothing.
 
     The episodes are then a sample of images of fixed classes, and the data interval is Student's over them. The draw is
     not taken to be stratified by class, so the interval is slightly wider than for splits with so many images of each.

@@ -1,6 +1,6 @@
-"""The interval of a number that is computed from groups at once, from the same number without each group in turn.
+"""The interval of a number from the same number without each group in turn.
 
-It serves numbers that are no mean over groups: a spectrum, the area under a curve, the distance between classes. A
+It is for numbers that are not means over groups: a spectrum, the area under a curve, the distance between classes. A
 bootstrap over classes would draw a class twice, and two copies are neither one class nor two different ones: every
 image then has a twin in "another" class, ranks fall, and nearest neighbours are at distance 0. Leaving groups out never
 does that.
@@ -31,15 +31,15 @@ def jackknife_interval(
     """Interval of a number from its delete-a-group jackknife (Busing, Meijer & van der Leeden, 1999).
 
     Groups may differ in size; with equal sizes the variance is the usual (G - 1) / G * sum of squared deviations. The
-    quantile is Student's with G - 1 degrees of freedom. A number between bounds is given an interval on a scale that
-    has none (logarithm for one bound, logit for two), so that its ends stay inside.
+    quantile is Student's with G - 1 degrees of freedom. The interval of a bounded number is computed on a scale
+    without bounds (logarithm for one bound, logit for two), so that its ends stay inside.
 
     Args:
         value: the number of all groups.
         replicates: the number without each group, [G].
         group_sizes: how many units (classes) each group has, [G].
         confidence: between 0 and 1.
-        bounds: what the number cannot go beyond.
+        bounds: the range of the number.
 
     Returns:
         Lower and upper end; NaN with fewer than three groups or where a replicate does not exist.

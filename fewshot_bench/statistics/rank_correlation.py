@@ -18,7 +18,7 @@ class RankCorrelation:
     """Spearman's rank correlation of some pairs.
 
     Attributes:
-        rho: the correlation; NaN where one side does not vary.
+        rho: the correlation; NaN where x or y does not vary.
         low: lower end of the 95% percentile interval over resampled pairs; NaN for fewer than four pairs.
         high: upper end.
         pairs: how many there are.
@@ -33,7 +33,7 @@ class RankCorrelation:
 def rank_correlation(x: ArrayLike, y: ArrayLike, *, seed: int = 0, resamples: int = _RESAMPLES) -> RankCorrelation:
     """Spearman's rank correlation (1904), where equal values share their mean rank, with an interval by bootstrap.
 
-    Resamples in which one side does not vary are left out.
+    Resamples in which x or y does not vary are left out.
 
     Args:
         x: finite, [P].
@@ -42,7 +42,7 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, *, seed: int = 0, resamples: in
         resamples: how many.
 
     Raises:
-        ValueError: the sides differ in length.
+        ValueError: x and y differ in length.
 
     >>> rank_correlation([1, 2, 3, 4], [10, 20, 30, 25]).rho
     0.8

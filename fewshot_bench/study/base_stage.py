@@ -71,7 +71,7 @@ def whole_recipe(backbone: Backbone, loss: str, dataset: Dataset | None, **chang
     Args:
         backbone: pretrained, for the paper's recipe, or small.
         loss: name of a loss.
-        dataset: whose validation split is used, if it has one; None where it is not here.
+        dataset: whose validation split is used, if it has one; None if it is not available.
         **changes: fields that differ; None changes nothing.
     """
     epochs = EPOCHS_ON_WHOLE_DATASETS if backbone.is_pretrained else None
@@ -80,10 +80,10 @@ def whole_recipe(backbone: Backbone, loss: str, dataset: Dataset | None, **chang
 
 
 def whole_head(backbone: Backbone, split: ImageSplit) -> BaseHead:
-    """The classifier that was trained with a backbone, for a split that has the same classes.
+    """The classifier that was trained with a backbone, checked against the classes of a split.
 
     Raises:
-        StudyError: there is none, or it tells other classes apart.
+        StudyError: there is none, or it was trained on other classes.
     """
     head = backbone.base_head
     if head is None:
@@ -92,9 +92,9 @@ def whole_head(backbone: Backbone, split: ImageSplit) -> BaseHead:
         )
     if head.classes != split.class_names:
         raise StudyError(
-            f"the classifier of {backbone.name} tells {len(head.classes):,} classes apart, and they are not the "
-            f"{len(split.class_names):,} of the {split.name} split of {split.dataset}. Use a network that was trained "
-            "on its train split: fewshot-bench train --protocol full"
+            f"the classifier of {backbone.name} was trained on {len(head.classes):,} classes, which are not the "
+            f"{len(split.class_names):,} classes of the {split.name} split of {split.dataset}. Use a network that was "
+            "trained on its train split: fewshot-bench train --protocol full"
         )
     return head
 
@@ -107,8 +107,8 @@ def on_whole_dataset(recipe: Recipe, dataset: Dataset | None) -> Recipe:
     """
     if recipe.learns_from_tasks:
         raise StudyError(
-            f"the objective {recipe.objective} learns from tasks of few images, so it trains no classifier of a whole "
-            "dataset. Use a recipe with the objective classification."
+            f"the objective {recipe.objective} learns from small tasks and trains no classifier of a whole dataset. "
+            "Use a recipe with the objective classification."
         )
     return recipe if recipe.validation_share else replace(recipe, validation_share=validation_share(dataset))
 
@@ -283,7 +283,7 @@ def own_selection(
     device: str,
     every: int | None = None,
 ) -> Selection | None:
-    """How a training on a train split is validated: by the accuracy of its own classifier on images held out.
+    """Validation of a training on a train split: the accuracy of its own classifier on held-out images.
 
     Args:
         backbone: gives the preprocessing.
@@ -294,10 +294,10 @@ def own_selection(
         every: epochs between two validations; None for about ten in all.
 
     Returns:
-        None where there are no images for it.
+        None if there are no images to validate on.
 
     Raises:
-        StudyError: the best epoch is to be kept, and there are no images to choose it on.
+        StudyError: the best epoch should be kept, and there are no images to choose it on.
     """
     if recipe.validation_share:
         images, rows = split, divided(split.class_sizes, recipe).held_out
@@ -331,10 +331,10 @@ def _own_accuracy(
     assert classifier is not None
     correct = 0
     for start in range(0, len(rows), _VALIDATED_AT_ONCE):
-        some = rows[start : start + _VALIDATED_AT_ONCE]
-        images = torch.from_numpy(np.ascontiguousarray(split.images[some])).permute(0, 3, 1, 2).to(device)
+        chosen = rows[start : start + _VALIDATED_AT_ONCE]
+        images = torch.from_numpy(np.ascontiguousarray(split.images[chosen])).permute(0, 3, 1, 2).to(device)
         logits = classifier(network(backbone.preprocessing(images)).float())
-        correct += int((logits.argmax(1).cpu().numpy() == split.labels[some]).sum())
+        correct += int((logits.argmax(1).cpu().numpy() == split.labels[chosen]).sum())
     return {"validation_accuracy": correct / len(rows)}
 
 
@@ -362,7 +362,7 @@ def base_micro_batch(backbone: Backbone, memory: StepMemory, batch: int) -> int:
 
 
 def micro_batch_or_problem(
-    backbone: Backbone, memory: StepMemory, batch: int, *, least: int = 1, is_whole: bool = True
+    backbone: Backbone, memory: StepMemory, batch: int, *, least: int = 1, is_base_stage: bool = True
 ) -> tuple[int, str]:
     """The images whose activations a training keeps at once; the whole batch and a message where it would be refused.
 
@@ -370,12 +370,12 @@ def micro_batch_or_problem(
         backbone: before its training.
         memory: of a step.
         batch: images per step.
-        least: images that must fit, such as those of a task.
-        is_whole: whether it is a base stage, which keeps batch normalisation as it is; see `base_micro_batch`. A
-            training under a name takes what fits, and records it.
+        least: the smallest micro-batch, such as the images of a task.
+        is_base_stage: whether micro-batches must not change batch normalisation; see `base_micro_batch`. A training
+            under a name takes what fits, and records it.
     """
     try:
-        if not is_whole:
+        if not is_base_stage:
             return fitting_micro_batch(memory, batch, least), ""
         return base_micro_batch(backbone, memory, batch), ""
     except StudyError as error:

@@ -136,17 +136,18 @@ class CostModel(Measurements):
         return replace(self._estimated(cost.forward), memory=int(memory))
 
     def training(
-        self, split: ImageSplit, backbone: Backbone, recipe: Recipe, *, is_whole: bool = True
+        self, split: ImageSplit, backbone: Backbone, recipe: Recipe, *, is_base_stage: bool = True
     ) -> TrainingNeeds:
         """What a training takes, with one more forward pass where gradients are cached; see `Measurements.training`."""
         cost, network = self._cost(split, backbone, recipe.precision), backbone.network
         batch, weights = recipe.images_per_step(len(split)), training_bytes(network)
         step_memory = StepMemory(recipe.views * cost.kept, weights, self.machine.memory, "that device", recipe.views)
-        if is_whole and self.machine.memory is not None and batch_norms(network):  # with the margin of micro-batches
+        if is_base_stage and self.machine.memory is not None and batch_norms(network):  # the margin of micro-batches
             usable = int(SHARE_OF_MEMORY * max(0, self.machine.memory - weights))
             step_memory = replace(step_memory, free=usable)
-        least = recipe.least_images_at_once
-        micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch, least=least, is_whole=is_whole)
+        micro_batch, problem = micro_batch_or_problem(
+            backbone, step_memory, batch, least=recipe.least_images_at_once, is_base_stage=is_base_stage
+        )
         operations = recipe.views * cost.training
         if recipe.objective == "distillation":
             operations += recipe.views * cost.forward

@@ -217,7 +217,7 @@ class _DryRun:
             return
         base = known.network.images(dataset)[0]
         step.advance(0, f"training {backbone.name} with {recipe.loss}")
-        needs = self._measurements.training(base, backbone, recipe, is_whole=not known.network.checkpoint)
+        needs = self._measurements.training(base, backbone, recipe, is_base_stage=not known.network.checkpoint)
         self._needed_bytes = max(self._needed_bytes, needs.memory)
         batch = recipe.images_per_step(len(base))
         seconds, operations = needs.per_image.times(recipe.epochs * recipe.images_per_epoch(len(base)))

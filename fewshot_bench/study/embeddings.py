@@ -46,16 +46,16 @@ _LARGEST_TILE, _TILES_PER_ROW, _DECIMALS = 32, 40, 3
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingPlan:
-    """What `fewshot-bench embeddings` measures.
+    """The settings of `fewshot-bench embeddings`.
 
     Attributes:
-        networks: names of backbones and checkpoints; the first is the one that the others are compared with.
+        networks: names of backbones and checkpoints; the others are compared with the first.
         dataset: name or path.
         split: whose images are embedded.
         image_size: side in pixels instead of the backbones' own.
         interpolation: instead of the backbones' own.
-        weights: file of weights of the one backbone that is named.
-        seed: of random initial weights, of resampled classes and of the layout.
+        weights: file of weights, if one backbone is named.
+        seed: of random initial weights, groups of classes and the layout.
         layout: how twenty classes are projected into the plane; None for no layout.
         classes: two classes for the paper's picture of their similarities; empty for none.
         has_intervals: whether intervals over classes are computed.
@@ -81,7 +81,7 @@ class EmbeddingPlan:
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """A backbone with the name that people call it by."""
+    """A backbone with its name for people."""
 
     name: str
     backbone: Backbone
@@ -93,7 +93,7 @@ def measure_networks(
     """Embed the images of a split by each network, through the cache, and measure the embeddings.
 
     Args:
-        plan: what is measured.
+        plan: the settings.
         results: the folder whose `embeddings` gets the cards and tables; None to store nothing.
         progress: shown a unit per image that is embedded, and a unit per network that is measured.
 

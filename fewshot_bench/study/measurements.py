@@ -22,7 +22,7 @@ from fewshot_bench.objectives import objective_of
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study.base_stage import four_inputs, micro_batch_or_problem
 from fewshot_bench.study.estimates import Estimated, TimeRange
-from fewshot_bench.study.probes import LearnedFrom, OnProbe, unfitted_probe
+from fewshot_bench.study.probes import OnProbe, ProbeImages, unfitted_probe
 from fewshot_bench.study.resolved import ResolvedStudy
 from fewshot_bench.study.workers import (
     ClassifierBuilder,
@@ -141,24 +141,25 @@ class Measurements:
         return ("method", network, *images, type(adaptation), *sorted(settings.items()), *resolved.protocols)
 
     def training(
-        self, split: ImageSplit, backbone: Backbone, recipe: Recipe, *, is_whole: bool = True
+        self, split: ImageSplit, backbone: Backbone, recipe: Recipe, *, is_base_stage: bool = True
     ) -> TrainingNeeds:
         """What a training takes; those that differ in lambda, tau, reading, seed or epochs take the same per step.
 
-        The network is trained for a few steps, on a smaller batch where memory is short. `is_whole` says which
-        micro-batches it may take, see `micro_batch_or_problem`.
+        The network is trained for a few steps, on a smaller batch where memory is short. `is_base_stage`
+        decides which micro-batches it may take, see `micro_batch_or_problem`.
         """
         kind = (recipe.loss, recipe.images_per_step(len(split)), recipe.precision, recipe.views)
         of_objective = (recipe.objective, recipe.episodic_head, recipe.way, recipe.shot)
-        key = ("training", network_key(backbone), split.fingerprint, is_whole, *kind, *of_objective)
-        return self._once(key, lambda: self._training(split, backbone, recipe, is_whole))
+        key = ("training", network_key(backbone), split.fingerprint, is_base_stage, *kind, *of_objective)
+        return self._once(key, lambda: self._training(split, backbone, recipe, is_base_stage))
 
-    def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe, is_whole: bool) -> TrainingNeeds:
+    def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe, is_base_stage: bool) -> TrainingNeeds:
         batch, device = recipe.images_per_step(len(split)), torch.device(self.device)
         four = four_inputs(backbone, split, self.device)
         step_memory = StepMemory.measured(backbone.network, four, precision=recipe.precision, views=recipe.views)
-        least = recipe.least_images_at_once
-        micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch, least=least, is_whole=is_whole)
+        micro_batch, problem = micro_batch_or_problem(
+            backbone, step_memory, batch, least=recipe.least_images_at_once, is_base_stage=is_base_stage
+        )
         free = step_memory.free
         most = batch if free is None else min(batch, max(2, int(_SHARE_OF_FREE_MEMORY * free / step_memory.per_image)))
         longer = replace(recipe, epochs=max(recipe.epochs, _EPOCHS_OF_A_SCHEDULE))  # or the schedule ends too soon
@@ -281,7 +282,7 @@ class MeasuredBuilder(ClassifierBuilder):
         return np.abs(made) if self._takes_roots and self._lowest_embedding() >= 0 else made
 
     def _probe(self, adaptation: Probe) -> OnProbe:
-        images = LearnedFrom.of(self._resolved.dataset, adaptation)
+        images = ProbeImages.of(self._resolved.dataset, adaptation)
         self.views += [View(split, None, "") for split in images.splits]
         probe = unfitted_probe(adaptation, images, self._backbone.embedding_size)
         return OnProbe(adaptation.name, probe, self._view(0, 0, "auto"))

@@ -18,7 +18,7 @@ from torch import Tensor
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench._io.tensors import DamagedFileError, read_tensors, write_tensors
 from fewshot_bench._io.versions import installed_version
-from fewshot_bench.adaptation.probes import KNNProbing, LinearProbing, Probe
+from fewshot_bench.adaptation.whole_datasets import KNNProbing, LinearProbing, Probe
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.backbones.embedding import embedding_key
 from fewshot_bench.cache import PROBES, build_once
@@ -35,7 +35,7 @@ from fewshot_bench.embeddings.knn_probe import NEIGHBOURS, TEMPERATURES
 from fewshot_bench.embeddings.linear_probe import DINOV2_C
 from fewshot_bench.engine.classify import Classifier
 from fewshot_bench.engine.engine import Engine
-from fewshot_bench.engine.whole import WholeClassifier
+from fewshot_bench.engine.whole_split import WholeClassifier
 from fewshot_bench.progress import Progress
 from fewshot_bench.training import paper_recipe
 from fewshot_bench.training.division import divided
@@ -48,7 +48,7 @@ _NEVER = -1e4
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedFrom:
+class ProbeImages:
     """The images that a probe learns from and chooses on.
 
     Attributes:
@@ -64,8 +64,8 @@ class LearnedFrom:
     held_out: NDArray[np.int64]
 
     @classmethod
-    def of(cls, dataset: Dataset, adaptation: Probe) -> LearnedFrom:
-        """The images for a probe: a validation split of the same classes counts before a held-out share."""
+    def of(cls, dataset: Dataset, adaptation: Probe) -> ProbeImages:
+        """The images of a probe: a validation split of the same classes is used before a held-out share."""
         train = dataset.split("train")
         validation = dataset.validation if "validation" in dataset.splits else None
         if validation is not None and validation.class_names == train.class_names:
@@ -83,8 +83,8 @@ class LearnedFrom:
         )
 
     @property
-    def words(self) -> str:
-        """What the probe chooses on, in words."""
+    def validation_text(self) -> str:
+        """The images that hyper-parameters are chosen on, in words."""
         where = "validation split" if self.validation is not None else f"train split, held out of {len(self.train):,}"
         return f"{len(self.held_out):,} images of the {where}"
 
@@ -114,7 +114,7 @@ class OnProbe:
 
 def probe_of(
     adaptation: Probe,
-    images: LearnedFrom,
+    images: ProbeImages,
     embeddings: Sequence[NDArray[np.float32]],
     backbone: Backbone,
     engine: Engine,
@@ -123,12 +123,12 @@ def probe_of(
     """The probe of an adaptation, fitted or from the cache.
 
     Args:
-        adaptation: what is set, and what is chosen.
+        adaptation: the settings; what is not set is chosen.
         images: to learn from and to choose on.
         embeddings: of each of their splits.
-        backbone: that they are embedded by.
-        engine: where it is fitted.
-        progress: shown what is being done.
+        backbone: that embedded them.
+        engine: where the probe is fitted.
+        progress: shown one unit for the fit.
 
     Raises:
         EmbeddingError: there are too few images or classes to learn from.
@@ -150,7 +150,7 @@ def probe_of(
         progress=progress,
     )
     if adaptation.chooses:
-        _LOG.warning("note: %s chose %s on %s", what, fitted.facts["chosen"], images.words)
+        _LOG.warning("note: %s chose %s on %s", what, fitted.facts["chosen"], images.validation_text)
     if isinstance(adaptation, LinearProbing):
         weights, intercepts = (fitted.tensors[name].numpy() for name in ("weights", "intercepts"))
         facts = json.loads(fitted.facts["fit"])
@@ -164,10 +164,10 @@ def _with_float64(device: str) -> str:
     return "cpu" if device.startswith("mps") else device
 
 
-def unfitted_probe(adaptation: Probe, images: LearnedFrom, embedding_size: int) -> LinearProbe | KNNProbe:
-    """A probe that takes as long to predict as a fitted one, for estimates; it has seen no embeddings.
+def unfitted_probe(adaptation: Probe, images: ProbeImages, embedding_size: int) -> LinearProbe | KNNProbe:
+    """A probe that takes as long to predict as a fitted one, for estimates, without embeddings.
 
-    Of several values of k to choose between, it has the largest.
+    If k is to be chosen, it has the largest candidate.
     """
     classes = len(images.train.class_names)
     if isinstance(adaptation, LinearProbing):
@@ -185,21 +185,21 @@ def unfitted_probe(adaptation: Probe, images: LearnedFrom, embedding_size: int) 
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """What the cache keeps of a probe: tensors by name, and metadata."""
+    """A fitted probe as the cache keeps it: tensors by name, and metadata."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, str]
 
 
-def _fitted(adaptation: Probe, images: LearnedFrom, embeddings: Sequence[NDArray[np.float32]], device: str) -> _Fitted:
+def _fitted(adaptation: Probe, images: ProbeImages, embeddings: Sequence[NDArray[np.float32]], device: str) -> _Fitted:
     if isinstance(adaptation, LinearProbing):
         return _fitted_linear(adaptation, images, embeddings, device)
     assert isinstance(adaptation, KNNProbing)
-    return _chosen_votes(adaptation, images, embeddings, device)
+    return _fitted_knn(adaptation, images, embeddings, device)
 
 
 def _fitted_linear(
-    adaptation: LinearProbing, images: LearnedFrom, embeddings: Sequence[NDArray[np.float32]], device: str
+    adaptation: LinearProbing, images: ProbeImages, embeddings: Sequence[NDArray[np.float32]], device: str
 ) -> _Fitted:
     probe, choice = chosen_linear_probe(
         *images.parts(embeddings),
@@ -215,8 +215,8 @@ def _fitted_linear(
     return _Fitted(tensors, facts)
 
 
-def _chosen_votes(
-    adaptation: KNNProbing, images: LearnedFrom, embeddings: Sequence[NDArray[np.float32]], device: str
+def _fitted_knn(
+    adaptation: KNNProbing, images: ProbeImages, embeddings: Sequence[NDArray[np.float32]], device: str
 ) -> _Fitted:
     temperatures = TEMPERATURES if adaptation.temperature is None else (adaptation.temperature,)
     _, choice = chosen_knn_probe(
@@ -246,7 +246,7 @@ def _read(path: Path) -> _Fitted | None:
     return _Fitted(dict(tensors), dict(metadata))
 
 
-def _path(adaptation: Probe, images: LearnedFrom, backbone: Backbone, device: str) -> Path:
+def _path(adaptation: Probe, images: ProbeImages, backbone: Backbone, device: str) -> Path:
     """Where a fitted probe is cached: under a key of everything that decides it."""
     content: dict[str, Any] = {
         "version": PROBE_VERSION,

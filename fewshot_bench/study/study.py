@@ -58,7 +58,7 @@ OF_FEW_SHOT = (
 """The fields that have no effect on `protocol="full"`."""
 
 IMPLIED_BY_FULL: dict[str, Any] = {"split": "test", "sampler": "whole", "shots": (0,)}
-"""The values of some of them there."""
+"""The values that `protocol="full"` gives to some of them."""
 
 MOST_TRAININGS = 1_000
 

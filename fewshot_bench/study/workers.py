@@ -32,12 +32,12 @@ from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, gram_pays, outcome_frame, together
 from fewshot_bench.engine.engine import Chunk, Engine
 from fewshot_bench.engine.finetune import FinetuneClassifier, as_finetune, base_head_for
-from fewshot_bench.engine.whole import WholeClassifier
+from fewshot_bench.engine.whole_split import WholeClassifier
 from fewshot_bench.episodes import Episodes, Protocol, draw
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.base_stage import whole_head
-from fewshot_bench.study.probes import LearnedFrom, OnProbe, probe_of
+from fewshot_bench.study.probes import OnProbe, ProbeImages, probe_of
 from fewshot_bench.study.provenance import PeakMemory
 from fewshot_bench.study.resolved import ResolvedStudy
 from fewshot_bench.training import AUGMENTATION_VERSION, choose_augmentation, image_keys, keyed_uniform
@@ -137,7 +137,7 @@ class OnEmbeddings:
 
 @dataclass(frozen=True)
 class OnWholeSplit:
-    """Makes the classifier of a network that tells the classes of a whole split apart by its own head."""
+    """Makes the classifier of a whole split from a network's own head."""
 
     adaptation: TrainedClassifier
     embeddings: NDArray[np.float32]
@@ -194,7 +194,7 @@ class ClassifierBuilder:
 
     def _probe(self, adaptation: Probe) -> OnProbe:
         """A probe, fitted to the embeddings of the train split."""
-        images = LearnedFrom.of(self._resolved.dataset, adaptation)
+        images = ProbeImages.of(self._resolved.dataset, adaptation)
         embeddings = [self._embedded(split) for split in images.splits]
         probe = probe_of(adaptation, images, embeddings, self._backbone, self._engine, self._progress)
         return OnProbe(adaptation.name, probe, self._view(0, 0, "auto"))

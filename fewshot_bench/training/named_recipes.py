@@ -129,8 +129,8 @@ class NamedRecipe(_Table):
 
         Args:
             dataset: name of the dataset.
-            trained: how the network was trained, where fields were changed; those that the adaptation has as they are
-                in the recipe change there too, such as the penalty of ridge regression.
+            trained: the recipe of the training, if its fields were changed; hyper-parameters of the adaptation that are
+                fields of the recipe follow, such as the penalty of ridge regression.
         """
         own, recipe = self.evaluation.hyper_parameters | self._on(dataset).hyper_parameters, self.recipe(dataset)
         for name, field in _SHARED.get(self.evaluation.adaptation, {}).items():

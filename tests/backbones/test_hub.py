@@ -101,7 +101,7 @@ def test_a_hub_that_is_silent_is_given_up(hub_at, monkeypatch):
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_what_answers_in_another_language_is_no_hub(hub_at):
+def test_a_server_that_does_not_speak_http_is_not_a_hub(hub_at):
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def greet() -> None:

@@ -83,7 +83,7 @@ def test_a_replicate_is_the_measure_of_the_other_classes(classes, groups):
         assert_equal_measures({key: row.replicates[group] for key, row in whole.items()}, expected)
 
 
-def test_classes_are_dealt_out_evenly_and_by_the_seed_alone():
+def test_classes_are_assigned_to_groups_evenly_and_by_the_seed_alone():
     labels = np.repeat(np.arange(50), 2)
     rows = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
     splits = [blocks.embedded_classes(rows, labels, groups=20, seed=seed) for seed in (0, 0, 1)]

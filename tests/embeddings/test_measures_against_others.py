@@ -189,7 +189,7 @@ def test_nearest_class_mean_accuracy_is_scikit_learns_leaving_one_out(variant):
     assert found == pytest.approx(scores.mean(), abs=1e-12)
 
 
-def test_an_image_that_is_alone_in_its_class_is_not_asked_for_but_attracts_others():
+def test_the_only_image_of_a_class_is_not_scored_but_its_class_mean_competes():
     rows = np.array([[0.0, 1], [0.2, 1], [5, 1], [5.2, 1], [0.1, 1]], dtype=np.float32)
     measured = by_name(measure(rows, [0, 0, 1, 1, 2], intervals=False))
     assert measured["ncm_accuracy", "raw"] == 0.5  # both images of class 0 are nearer to class 2

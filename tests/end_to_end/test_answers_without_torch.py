@@ -120,7 +120,7 @@ def test_a_list_of_studies_is_without_torch(tmp_path):
         ("embeddings conv4_32 --split nvel", "no split called 'nvel'. Did you mean novel"),
         ("embeddings conv4_32 --layout tnse", "--layout takes tsne, pca, umap, none, not 'tnse'"),
         ("embeddings conv4_32 --interpolation cubic", "--interpolation takes bicubic, bilinear, nearest, not 'cubic'"),
-        ("embeddings", "name one backbone or checkpoint, or more"),
+        ("embeddings", "name at least one backbone or checkpoint"),
         ("embeddings conv4_32 --against-accuracy", "leave out the networks"),
         ("embeddings --against-accuracy", "no embedding cards in results/embeddings"),
         ("compare a b", "there are no outcomes in results/outcomes"),

@@ -87,7 +87,7 @@ def test_the_same_command_gives_the_same_cards(own):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--classes", "cat,dgo"], "novel called 'dgo'. Did you mean dog"),
         (["--classes", "cat"], "--classes takes two different classes"),
@@ -97,11 +97,11 @@ def test_the_same_command_gives_the_same_cards(own):
         (["--device", "tpu"], "there is no device 'tpu'"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_code_2(own, capsys, options, told):
+def test_invalid_options_are_refused_in_one_line_with_code_2(own, capsys, options, message):
     code, results = measured(own, *QUICK, *options)
     assert code == 2
     error = capsys.readouterr().err.strip()
-    assert told in error
+    assert message in error
     assert error.splitlines()[-1].startswith("error: ")
     assert not (results / "embeddings").exists()
 

@@ -93,7 +93,7 @@ def test_tables_show_measures_differences_and_published_isotropy(page):
     assert "0.400 [0.300, 0.500]" in body
     assert "deep minus conv, cifar-fs novel, on the same images" in body
     assert "0.250 [0.200, 0.300]" in body
-    assert "Isotropy as papers report it" in body
+    assert "Published isotropy" in body
 
 
 def test_names_of_strangers_stay_text(page):

@@ -102,6 +102,6 @@ def test_storing_confidences_moves_the_error_of_a_usual_network_by_less_than_a_h
 
 
 @pytest.mark.parametrize("confidence", [[1.2, 0.5], [np.nan, 0.5], [0.5]])
-def test_calibration_refuses_what_is_no_probability(confidence):
+def test_calibration_refuses_confidences_that_are_not_probabilities(confidence):
     with pytest.raises(ShapeError, match="2 images"):
         calibration(confidence, [1, 0])

@@ -28,7 +28,7 @@ from fewshot_bench.registry import Entry
 from fewshot_bench.study import Study, StudyPlan, probes, run_study
 from fewshot_bench.study.base_stage import initialised_backbone
 from fewshot_bench.study.dry_run import estimate
-from fewshot_bench.study.probes import LearnedFrom
+from fewshot_bench.study.probes import ProbeImages
 
 NAMES = tuple(f"class {label}" for label in range(4))
 BOTH = ("linear-probe", "knn-probe")
@@ -122,7 +122,7 @@ class TestImages:
     def test_a_tenth_of_each_class_is_held_out_and_no_image_is_in_both_parts(
         self, adaptation: LinearProbing | KNNProbing, known: Dataset
     ) -> None:
-        images = LearnedFrom.of(known, adaptation)
+        images = ProbeImages.of(known, adaptation)
         assert np.bincount(known.split("train").labels[images.held_out]).tolist() == [2, 2, 2, 2]
         assert sorted([*images.learned, *images.held_out]) == list(range(80))
         assert [split.name for split in images.splits] == ["train"]
@@ -131,7 +131,7 @@ class TestImages:
         self, monkeypatch: pytest.MonkeyPatch, known: Dataset
     ) -> None:
         dataset = known_as(monkeypatch, *known.splits.values(), split_of("validation", 6, seed=8))
-        images = LearnedFrom.of(dataset, LinearProbing())
+        images = ProbeImages.of(dataset, LinearProbing())
         assert (len(images.learned), len(images.held_out)) == (80, 24)
         assert [split.name for split in images.splits] == ["train", "validation"]
 

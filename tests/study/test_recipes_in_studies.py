@@ -107,7 +107,7 @@ def test_records_name_the_file_of_a_recipe_and_no_folder(tmp_path: Path, recipe:
     folder = tmp_path / "results" / "outcomes" / cell.key
     assert reproduce_cell(folder, ReproductionOptions(device="cpu")).is_equal
     checkpoint_file("small-glyphs-epochs1").unlink()
-    with pytest.raises(FewshotBenchError, match=r"no checkpoint here is of its training by the recipe small\.toml"):
+    with pytest.raises(FewshotBenchError, match=r"no checkpoint here of its training by the recipe small\.toml"):
         recorded_study(cell)
 
 

@@ -1,1 +1,1 @@
-"""What is measured of embeddings, for people: stored cards, tables, figures, and how measures follow accuracy."""
+"""Measures of embeddings for people: stored cards, tables, figures, and their correlation with accuracy."""

@@ -1,4 +1,4 @@
-"""How measures of embeddings follow few-shot accuracy: rank correlations over networks that have both."""
+"""Rank correlations of measures of embeddings with few-shot accuracy, over networks that have both."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class NetworkAccuracy:
     Attributes:
         task: dataset, way, shot and the adaptation.
         network: its name on the card.
-        training: what trainings that differ in their seed share.
+        training: the settings that trainings with different seeds share.
         accuracy: mean over all stored episodes, in %.
         measures: by name and variant; those that do not exist are missing.
         weights: digest of the network's weights.
@@ -61,7 +61,7 @@ class MeasureCorrelation:
         task: dataset, way, shot and the adaptation.
         measure: name and variant.
         over_networks: each network counts once.
-        over_trainings: trainings that differ in their seed count once, by their means.
+        over_trainings: trainings that differ only in their seed count once, by their means.
     """
 
     task: str

@@ -1,8 +1,8 @@
-"""Embedding cards: what was measured of a network on a split, as RESULTS/embeddings/*.json.
+"""Embedding cards: the measures of a network on a split, as RESULTS/embeddings/*.json.
 
 A card names the network by the digest of its weights and its preprocessing, and the images by their fingerprints, so
-that a method of the leaderboard finds the card of its own network and of no other. A card may come from a stranger: it
-is checked against a schema, and what it says is shown, never run.
+that a method of the leaderboard finds the card of its own network only. A card may come from a stranger: it is checked
+against a schema, and its content is shown, never run.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Stored(BaseModel):
 
 
 class Measure(_Stored):
-    """A number about embeddings, or about how two networks differ in it.
+    """A measure of embeddings, or the difference of two networks in it.
 
     Attributes:
         name: such as "isotropy_score".
@@ -93,7 +93,7 @@ class Similarities(_Stored):
         same: pairs of one class in each bin, [B].
         different: pairs of two classes in each bin, [B].
         auc: probability that a pair of one class is more similar than a pair of two.
-        auc_bound: how far the bins leave that open.
+        auc_bound: largest error of `auc` by the bins.
         classes: the two classes of the pairs; empty for all classes.
     """
 
@@ -114,10 +114,10 @@ class Similarities(_Stored):
 
 
 class Layout(_Stored):
-    """Embeddings drawn in the plane: an illustration, from which nothing can be measured.
+    """Embeddings drawn in the plane: an illustration, not a measurement.
 
     Attributes:
-        method: how they were projected.
+        method: of projection.
         seed: of the projection and of the choice of images.
         settings: of the projection.
         classes: names of the classes, [C].
@@ -177,7 +177,7 @@ class NetworkCard(_Stored):
     """Which network was measured, on which images.
 
     Attributes:
-        name: what people call it: a backbone with its settings, or a checkpoint.
+        name: a backbone with its settings, or a checkpoint.
         backbone: its architecture.
         weights: digest of its weights.
         preprocessing: of the images.
@@ -226,20 +226,21 @@ class NetworkCard(_Stored):
 
 
 class EmbeddingCard(_Stored):
-    """What was measured of a network on a split.
+    """The measures of a network on a split.
 
     Attributes:
         format: of the file.
         network: which network, on which images.
         images: how many, I.
         classes: how many, C.
-        seed: of the resampled classes.
+        seed: of the groups of classes and the layout.
         measures: in the order of the tables.
         similarities: of all pairs of images.
         two_classes: of the images of two classes, as in the paper; None unless asked for.
         layout: the illustration; None unless asked for.
         thumbnails: of its images, where the dataset may be shown.
         versions: of the packages.
+        has_intervals: whether intervals over classes were computed.
     """
 
     format: Literal[1] = FORMAT

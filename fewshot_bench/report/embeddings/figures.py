@@ -1,4 +1,4 @@
-"""What the figures of embedding cards show, for the page and for a paper: see `report.figures`."""
+"""The content of the figures of embedding cards, for the page and for papers: see `report.figures`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def layout_figure(card: EmbeddingCard) -> LayoutFigure | None:
         title=card.network.name,
         note=f"{card.network.images_title}, {_LAYOUTS[layout.method]} of {len(layout.x):,} images of "
         f"{len(layout.classes)} classes, seed {layout.seed}",
-        label=("an illustration: distances and sizes of clusters are not measures",),
+        label=("an illustration: distances and cluster sizes have no meaning",),
         classes=layout.classes,
         labels=layout.labels,
         x=layout.x,

@@ -53,10 +53,10 @@ def print_cards(cards: Sequence[EmbeddingCard], pairs: Sequence[PairCard], conso
     interval = ", with 95% intervals over classes" if first.has_intervals else ""
     title = f"{printable(first.network.images_title)}, {first.images:,} images of {first.classes:,} classes{interval}"
     for start in range(0, len(cards), _MOST_COLUMNS):
-        some = cards[start : start + _MOST_COLUMNS]
-        table = new_table("measure", *(printable(card.network.name) for card in some))
-        found = [by_label(card.measures) for card in some]
-        for name in labels(some):
+        shown = cards[start : start + _MOST_COLUMNS]
+        table = new_table("measure", *(printable(card.network.name) for card in shown))
+        found = [by_label(card.measures) for card in shown]
+        for name in labels(shown):
             table.add_row(Text(printable(name)), *(Text(measure_text(column.get(name))) for column in found))
         print_table(console, title, table)
     for pair in pairs:

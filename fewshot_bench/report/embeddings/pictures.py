@@ -42,13 +42,13 @@ def draw_cards(cards: Sequence[EmbeddingCard], folder: Location) -> list[Locatio
     files: list[Location] = []
     images = file_name(cards[0].network.images_title)
     for number, start in enumerate(range(0, len(cards), _MOST_SIDE_BY_SIDE)):
-        some = cards[start : start + _MOST_SIDE_BY_SIDE]
+        shown = cards[start : start + _MOST_SIDE_BY_SIDE]
         end = f"-{number + 1}" if number else ""
-        files += draw_similarities([similarity_figure(card) for card in some], folder / f"similarities-{images}{end}")
-        pairs = [similarity_figure(card, card.two_classes) for card in some if card.two_classes is not None]
+        files += draw_similarities([similarity_figure(card) for card in shown], folder / f"similarities-{images}{end}")
+        pairs = [similarity_figure(card, card.two_classes) for card in shown if card.two_classes is not None]
         if pairs:
             files += draw_similarities(pairs, folder / f"two-classes-{images}{end}")
-        layouts = [figure for figure in map(layout_figure, some) if figure is not None]
+        layouts = [figure for figure in map(layout_figure, shown) if figure is not None]
         if layouts:
             files += draw_layouts(layouts, folder / f"layout-{images}{end}")
     return files

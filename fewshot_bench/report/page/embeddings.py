@@ -29,7 +29,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Card:
-    """The card of a network: its id in the page, a title, its measures, and what identifies it as one text."""
+    """The card of a network: its id in the page, title, measures, and identity as a text."""
 
     anchor: str
     title: str
@@ -146,7 +146,7 @@ def _published() -> list[Table]:
         [f"{row.backbone} {row.method}", row.dataset, number_text(row.value), f"{row.table}. {row.note}"]
         for row in isotropy_of_papers()
     ]
-    title = "Isotropy as papers report it, of other networks and images"
+    title = "Published isotropy, of other networks and images"
     return [Table(title, ["Network", "Dataset", "Isotropy", "Reported in"], rows)] if rows else []
 
 

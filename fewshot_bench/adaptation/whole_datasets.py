@@ -1,8 +1,8 @@
-"""Probes of frozen embeddings, for whole datasets: a linear classifier, and the vote of the nearest training images.
+"""Classifiers of whole datasets: the network's own, and linear and kNN probes of frozen embeddings.
 
-They learn from the embeddings of the train split, and choose what is not set on a validation part: the dataset's
-validation split, or a share of the train split that is held out class by class. No test image is read before the last
-fit. `fewshot_bench.embeddings` has the mathematics.
+Probes learn from the embeddings of the train split. Hyper-parameters that are not set are chosen on a validation part:
+the dataset's validation split, or a share of the train split that is held out class by class. No test image is read
+before the last fit. `fewshot_bench.embeddings` has the mathematics.
 """
 
 from __future__ import annotations
@@ -17,21 +17,34 @@ from fewshot_bench.embeddings.labelled_embeddings import ProbeFeatures
 from fewshot_bench.errors import StudyError
 
 
+@ADAPTATIONS.register(
+    "classifier",
+    "the classifier that was trained with the network, for whole datasets",
+    paper="Goodfellow et al., 2016, Deep Learning, section 6.2.2",
+    family="whole datasets",
+)
+@dataclass(frozen=True, kw_only=True)
+class TrainedClassifier(WholeAdaptation):
+    """The most probable class by the softmax of the classifier that was trained with the network."""
+
+    name: ClassVar[str] = "classifier"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probe(WholeAdaptation):
-    """What linear and kNN probes have in common.
+    """A probe of frozen embeddings.
 
     Attributes:
         features: raw embeddings, l2 divides by the norm, standard takes mean and deviation of the training images.
-        validation_share: share of the train split that is held out to choose on, of a dataset without a validation
-            split; the same images that a training with this share holds out.
+        validation_share: share of the train split that is held out to choose hyper-parameters, where a dataset has no
+            validation split; the same images that a training with this share holds out.
     """
 
     features: ProbeFeatures = "raw"
     validation_share: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse values that no probe takes.
+        """Refuse invalid values.
 
         Raises:
             StudyError: a hyper-parameter is not one of the words of its type, or out of range.
@@ -44,7 +57,7 @@ class Probe(WholeAdaptation):
     @property
     @abstractmethod
     def chooses(self) -> bool:
-        """Whether a hyper-parameter is left to the validation part."""
+        """Whether a hyper-parameter is chosen on the validation part."""
 
     def _expect(self, name: str, is_right: bool, expectation: str) -> None:
         if not is_right:
@@ -62,8 +75,8 @@ class LinearProbing(Probe):
     """Multinomial logistic regression with an L2 penalty, fitted by L-BFGS to all images.
 
     Attributes:
-        C: inverse strength of the penalty, as scikit-learn has it; without a value, the most accurate of 45 values
-            from 1e-6 to 1e5 on the validation part.
+        C: inverse strength of the penalty, as in scikit-learn; without a value, the most accurate of 45 values from
+            1e-6 to 1e5 on the validation part.
         max_iterations: most iterations of L-BFGS.
     """
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_bench.engine.whole import WholeClassifier
+from fewshot_bench.engine.whole_split import WholeClassifier
 from fewshot_bench.episodes import draw, whole_protocol
 from fewshot_bench.errors import EmbeddingError
 

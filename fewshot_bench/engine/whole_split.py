@@ -1,4 +1,4 @@
-"""Classify the images of a whole split, each among all classes, with the probability of the class that is predicted."""
+"""Classify every image of a whole split among all classes, with the probability of the predicted class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.outcomes.packing import Positions, position_type
 
 STORED_TOGETHER = 10_000
-"""Images whose outcomes become one part."""
+"""Images whose outcomes are stored as one part."""
 _AT_ONCE = 1024
 
 Logits = Callable[[NDArray[np.int64]], Tensor]
@@ -26,8 +26,8 @@ class WholeClassifier:
     """A method that gives logits of all classes of a split; see `Classifier`.
 
     Args:
-        logits: of images, of all classes in canonical order.
-        name: of the method, for errors.
+        logits: gives those of images, for all classes in canonical order.
+        name: of the method, for error messages.
     """
 
     def __init__(self, logits: Logits, name: str) -> None:
@@ -47,10 +47,10 @@ class WholeClassifier:
 
         Args:
             episodes: of the whole sampler.
-            chunk: the most images at once; never changes a prediction.
+            chunk: images at once, at most; never changes a prediction.
 
         Returns:
-            The most probable class, of `position_type`, [E, 1], and its probability by the softmax, [E].
+            The most probable class, of `position_type`, [E, 1], and its softmax probability, [E].
 
         Raises:
             EmbeddingError: a logit is not finite.
