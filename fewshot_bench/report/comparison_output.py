@@ -25,7 +25,7 @@ from fewshot_bench.report.leaderboard_output import (
     print_table,
     verdict_width,
 )
-from fewshot_bench.report.names import CLAIMED, ONE_TRAINING_NOTE, TRANSDUCTIVE_NOTE, protocol_names
+from fewshot_bench.report.names import CLAIMED, ONE_TRAINING_NOTE, TRANSDUCTIVE_NOTE, protocol_names, unit_text
 from fewshot_bench.report.notes import (
     ACROSS_MARK,
     ACROSS_NOTE,
@@ -118,14 +118,8 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
             f"x{_number(paired.variance_reduction, 1)}",
         )
     console.print()
-    unit = _unit([task.protocol for task in tasks])
+    unit = unit_text(task.protocol.is_whole for task in tasks)
     print_table(console, f"the same {unit} by other measures", table)
-
-
-def _unit(protocols: Sequence[ProtocolCard]) -> str:
-    """What the pairs of a test are."""
-    kinds = {protocol.is_whole for protocol in protocols}
-    return "episodes" if kinds == {False} else "test images" if kinds == {True} else "episodes or test images"
 
 
 def _named(tasks: Sequence[TaskComparison]) -> list[tuple[str, Comparison]]:
@@ -244,8 +238,8 @@ def _number(value: float, digits: int = 2) -> str:
 def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) -> list[str]:
     """What the columns and the verdicts mean."""
     comparisons = [comparison for task in tasks for comparison in task.comparisons]
-    unit = _unit([task.protocol for task in tasks])
     whole = [task.protocol.is_whole for task in tasks]
+    unit = unit_text(whole)
     if is_one_pair:
         notes = [
             *([] if all(whole) else [_BOTH_P]),

@@ -16,6 +16,7 @@ from fewshot_bench._io.text import printable
 from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
 from fewshot_bench.limits import WHOLE_SAMPLER
 from fewshot_bench.outcomes import TRANSDUCTIVE, Cell, OutcomeStore, ProtocolCard, marked
+from fewshot_bench.outcomes.cell import whole_task
 from fewshot_bench.outcomes.claimed import ACCURACY_FILES
 from fewshot_bench.report.scores import task_columns
 from fewshot_bench.report.trainings import (
@@ -343,7 +344,7 @@ def _window(name: str, start: int, longest: int) -> str:
 def task_text(row: Mapping[Any, Any]) -> str:
     """The task of a leaderboard's row, e.g. "cifar-fs 5-way 1-shot" or "cifar-100 whole test split"."""
     if is_whole(row):
-        return printable(f"{row['dataset']} whole {row['split']} split")
+        return printable(whole_task(row["dataset"], row["split"]))
     split = "" if row["split"] == "novel" else f" ({row['split']} split)"
     sampler = "" if row["sampler"] == "standard" else f" {row['sampler']}"
     return printable(f"{row['dataset']}{split} {row['way']}-way {row['shot']}-shot{sampler}")
@@ -380,6 +381,12 @@ def disambiguated(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str
 def is_whole(row: Mapping[Any, Any]) -> bool:
     """Whether a leaderboard's row is about a whole split, whose episodes are its images."""
     return bool(row["sampler"] == WHOLE_SAMPLER)
+
+
+def unit_text(are_whole: Iterable[bool]) -> str:
+    """What the pairs of a test are, from whether each of its tasks is a whole split."""
+    kinds = set(are_whole)
+    return "episodes" if kinds == {False} else "test images" if kinds == {True} else "episodes or test images"
 
 
 def is_transductive(row: Mapping[Any, Any]) -> bool:

@@ -27,6 +27,7 @@ from fewshot_bench.report.names import (
     row_name,
     task_names,
     trainings_text,
+    unit_text,
 )
 from fewshot_bench.report.notes import is_published
 from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim, correction_words
@@ -362,7 +363,7 @@ def _marks(
             else "All others: shown to be worse"
         )
         sentences.append(f"{claimed} {_with_exceptions(tested)}.")
-        unit = _unit_of(rows)
+        unit = unit_text(map(is_whole, rows))
         sentences.append(f"Each pair is tested on the {unit} that both have, at 5%, {correction_words(correction)}.")
     if untested:
         where = f" for {_listed(untested)}" if tested else ""
@@ -377,12 +378,6 @@ def _marks(
     if any(len(row) < len(groups) for row in methods.values()):
         sentences.append(f"{_ABSENT}: no result.")
     return sentences
-
-
-def _unit_of(rows: Sequence[Mapping[Hashable, Any]]) -> str:
-    """What the pairs of a test are."""
-    kinds = {is_whole(row) for row in rows}
-    return "episodes" if kinds == {False} else "test images" if kinds == {True} else "episodes or test images"
 
 
 def _table_name(row: Mapping[Hashable, Any]) -> str:

@@ -113,6 +113,12 @@ def on_whole_dataset(recipe: Recipe, dataset: Dataset | None) -> Recipe:
     return recipe if recipe.validation_share else replace(recipe, validation_share=validation_share(dataset))
 
 
+def validation_split(dataset: Dataset, train: ImageSplit) -> ImageSplit | None:
+    """The validation split of a dataset if it has the classes of the train split; None otherwise."""
+    images = dataset.validation if "validation" in dataset.splits else None
+    return images if images is not None and images.class_names == train.class_names else None
+
+
 def validation_share(dataset: Dataset | None) -> float:
     """The share of a train split that is held out by default."""
     return 0.0 if dataset is not None and "validation" in dataset.splits else HELD_OUT

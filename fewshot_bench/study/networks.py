@@ -21,6 +21,7 @@ from fewshot_bench.study.base_stage import (
     initialised_backbone,
     on_whole_dataset,
     stage_name,
+    validation_split,
     whole_recipe,
 )
 from fewshot_bench.study.checkpoints import (
@@ -105,7 +106,7 @@ class Network:
         is_checkpoint: whether it was trained under a name, so that its weights tell which loss gave them.
         start: the backbone before the base stage; to change it, say `to_train=True`.
         split: that it is trained on.
-        checkpoint: the name under which a named recipe trains it; empty where its base stage is kept in the cache.
+        checkpoint: name of the checkpoint that a named recipe trains; empty if the base stage is kept in the cache.
     """
 
     backbone_name: str
@@ -139,12 +140,9 @@ class Network:
         )
 
     def images(self, dataset: Dataset) -> tuple[ImageSplit, ImageSplit | None]:
-        """The split that it is trained on, and the validation split where its own classifier is measured on one."""
+        """The split that it is trained on, and the validation split if its own classifier is validated on one."""
         split = dataset.split(self.split)
-        if self.split == "base" or "validation" not in dataset.splits:
-            return split, None
-        validation = dataset.validation
-        return split, validation if validation.class_names == split.class_names else None
+        return split, None if self.split == "base" else validation_split(dataset, split)
 
 
 def resolve_networks(study: Study, dataset: Dataset | None, backbones: Backbones) -> tuple[Network, ...]:
@@ -190,14 +188,14 @@ def resolve_networks(study: Study, dataset: Dataset | None, backbones: Backbones
 
 
 def _default_recipe(study: Study, backbone: Backbone, loss: str, dataset: Dataset | None, **changes: Any) -> Recipe:
-    """The recipe of a study's base stage with a loss, by default or with some fields changed."""
+    """The recipe of a study's base stage with a loss: the default, or with changed fields."""
     if study.is_whole:
         return whole_recipe(backbone, loss, dataset, **changes)
     return base_recipe(backbone, loss, **changes)
 
 
 def _division_record(study: Study, dataset: Dataset | None, recipe: Recipe) -> dict[str, str]:
-    """The split that a whole dataset's network is trained on, and which images of it; nothing in few-shot studies."""
+    """The training split of a whole dataset and the digest of its division; empty in few-shot studies."""
     record: dict[str, str] = {"split": study.trained_split} if study.is_whole else {}
     if recipe.divides_images and dataset is not None:
         record["division"] = divided(dataset.split(study.trained_split).class_sizes, recipe).digest

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ from fewshot_bench.engine.classify import Classifier
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.whole_split import WholeClassifier
 from fewshot_bench.progress import Progress
-from fewshot_bench.training import paper_recipe
+from fewshot_bench.study.base_stage import validation_split
+from fewshot_bench.training import Recipe
 from fewshot_bench.training.division import divided
 
 PROBE_VERSION = 1
@@ -67,11 +68,10 @@ class ProbeImages:
     def of(cls, dataset: Dataset, adaptation: Probe) -> ProbeImages:
         """The images of a probe: a validation split of the same classes is used before a held-out share."""
         train = dataset.split("train")
-        validation = dataset.validation if "validation" in dataset.splits else None
-        if validation is not None and validation.class_names == train.class_names:
+        validation = validation_split(dataset, train)
+        if validation is not None:
             return cls(train, validation, np.arange(len(train)), np.arange(len(validation)))
-        recipe = replace(paper_recipe("ce"), validation_share=adaptation.validation_share, train_share=1.0)
-        division = divided(train.class_sizes, recipe)
+        division = divided(train.class_sizes, Recipe(validation_share=adaptation.validation_share))
         return cls(train, None, division.learned, division.held_out)
 
     def parts(self, embeddings: Sequence[NDArray[np.float32]]) -> tuple[LabelledEmbeddings, LabelledEmbeddings]:

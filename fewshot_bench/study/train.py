@@ -37,6 +37,7 @@ from fewshot_bench.study.base_stage import (
     own_selection,
     starting_weights,
     used_micro_batches,
+    validation_split,
     whole_recipe,
 )
 from fewshot_bench.study.checkpoints import (
@@ -345,9 +346,7 @@ class _Training:
         every = self.plan.validate_every
         if not self.plan.is_whole or (every == 0 and self.recipe.kept_epoch == "last"):
             return None
-        images = self.dataset.splits.get("validation")
-        if images is not None and images.class_names != self.base.class_names:
-            images = None
+        images = validation_split(self.dataset, self.base)
         return own_selection(self.backbone, self.base, self.recipe, images, self.device, every)
 
     def _teacher(self) -> Backbone | None:
@@ -423,7 +422,7 @@ class _Training:
         } | images
 
     def _pretraining_of_teacher(self) -> str:
-        """The data that the teacher has seen beside this base split, which its student learns of."""
+        """The data that the teacher has seen besides this split, which its student learns from."""
         corpora = [] if self.teacher is None else self.teacher.pretraining.split(", ")
         return then(*(corpus for corpus in corpora if corpus != base_split_of(self.dataset.name, self.base.name)))
 

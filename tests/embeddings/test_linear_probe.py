@@ -136,7 +136,7 @@ def test_the_grid_is_that_of_dinov2():
 class TestDegenerateInputs:
     def test_a_single_class_is_refused(self):
         embeddings, _ = clusters()
-        with pytest.raises(EmbeddingError, match="120 training images are of 1 class"):
+        with pytest.raises(EmbeddingError, match="of two classes or more; these 120 are of 1 class"):
             fitted_linear_probe(LabelledEmbeddings.of(embeddings, np.zeros(120)), classes=CLASSES, C=1.0)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
