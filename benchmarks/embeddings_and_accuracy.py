@@ -24,8 +24,9 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report.embeddings.accuracy import correlate_with_accuracy, print_correlations, store_correlations
 from fewshot_bench.report.embeddings.cards import store_cards, stored_cards
 from fewshot_bench.study.base_stage import initialised_backbone, stage_name
-from fewshot_bench.study.checkpoints import finished_names, read_checkpoint
+from fewshot_bench.study.checkpoints import read_checkpoint
 from fewshot_bench.study.embeddings import EmbeddingPlan, NamedNetwork, measured, network_card
+from fewshot_bench.study.known_names import finished_names
 from fewshot_bench.training import checkpoint_metadata
 
 _NAMED = ("lambda", "lambda_", "tau", "seed")

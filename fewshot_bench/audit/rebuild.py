@@ -30,7 +30,8 @@ from fewshot_bench.outcomes.manifest import environments_of
 from fewshot_bench.progress import Progress
 from fewshot_bench.report.trainings import training_seed
 from fewshot_bench.study.admission import admit_checkpoints, admit_fields
-from fewshot_bench.study.checkpoints import finished_names, read_checkpoint
+from fewshot_bench.study.checkpoints import read_checkpoint
+from fewshot_bench.study.known_names import finished_names
 from fewshot_bench.study.networks import backbone_of_hub, trainings_of, with_checkpoint
 from fewshot_bench.study.provenance import hardware, source_commit
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, resolve_study

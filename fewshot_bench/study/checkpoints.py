@@ -17,6 +17,7 @@ from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
 from fewshot_bench.registry import Entry
 from fewshot_bench.study.base_stage import EPOCHS_ON_WHOLE_DATASETS, base_stage_name, stage_name, whole_head
+from fewshot_bench.study.known_names import finished_names
 from fewshot_bench.study.methods import refuse_contrast_without_effect, wants_base_head, wants_task_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe, checkpoint_metadata, load_network, paper_recipe, scratch_recipe
@@ -393,14 +394,10 @@ def progress_of(name: str) -> str:
         return "damaged"
 
 
-def finished_names() -> list[str]:
-    """The names of the checkpoints."""
-    return sorted(name for name in _stems() if not name.endswith(_STATE))
-
-
 def unfinished_names() -> list[str]:
     """The names of trainings that were stopped or are running."""
-    return sorted(name.removesuffix(_STATE) for name in _stems() if name.endswith(_STATE))
+    paths = [path for path in checkpoints_folder().glob(f"*{_STATE}.safetensors") if not path.name.startswith(".")]
+    return sorted(path.stem.removesuffix(_STATE) for path in paths)
 
 
 def checkpoint_entries() -> list[Entry[None]]:
@@ -414,7 +411,3 @@ def checkpoint_entries() -> list[Entry[None]]:
             entries.append(Entry(name, None, f"damaged: {error}"))
     unfinished = unfinished_names()
     return entries + [Entry(name, None, f"not finished: {progress_of(name)}") for name in unfinished]
-
-
-def _stems() -> list[str]:
-    return [path.stem for path in checkpoints_folder().glob("*.safetensors") if not path.name.startswith(".")]

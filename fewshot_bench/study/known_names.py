@@ -106,7 +106,7 @@ def refuse_misspelt_networks(dataset: str, networks: Iterable[str]) -> None:
     """
     _refuse_misspelt_dataset(dataset)
     for name in networks:
-        if name in finished_checkpoints():
+        if name in finished_names():
             if name in known_names("backbone"):
                 raise StudyError(
                     f"{name} is a backbone and a checkpoint. Rename the file {checkpoints_folder() / name}.safetensors."
@@ -117,12 +117,12 @@ def refuse_misspelt_networks(dataset: str, networks: Iterable[str]) -> None:
         except UnknownNameError as error:
             if name.startswith(_TIMM):
                 raise
-            known = [*known_names("backbone"), *finished_checkpoints()]
+            known = [*known_names("backbone"), *finished_names()]
             raise UnknownNameError("backbone or checkpoint", name, known) from error
 
 
-def finished_checkpoints() -> list[str]:
-    """The names of the networks that were trained under a name."""
+def finished_names() -> list[str]:
+    """The names of the checkpoints."""
     stems = [path.stem for path in checkpoints_folder().glob("*.safetensors") if not path.name.startswith(".")]
     return sorted(stem for stem in stems if not stem.endswith(".state"))
 
@@ -139,7 +139,7 @@ def _refuse_missing(checkpoint: str) -> None:
     folder = checkpoints_folder()
     if any((folder / f"{checkpoint}{end}").is_file() for end in (".safetensors", ".state.safetensors")):
         return
-    raise UnknownNameError("checkpoint", checkpoint, finished_checkpoints(), "See: fewshot-bench train --help")
+    raise UnknownNameError("checkpoint", checkpoint, finished_names(), "See: fewshot-bench train --help")
 
 
 def known_names(kind: Kind) -> list[str]:

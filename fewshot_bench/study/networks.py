@@ -28,10 +28,10 @@ from fewshot_bench.study.checkpoints import (
     Checkpoint,
     checkpoint_name,
     checkpoint_stages,
-    finished_names,
     read_checkpoint,
     refuse_other_tasks,
 )
+from fewshot_bench.study.known_names import finished_names
 from fewshot_bench.study.methods import (
     chosen_contrast,
     refuse_contrast_without_effect,

@@ -18,9 +18,10 @@ from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.registry import Entry
 from fewshot_bench.study import Study, TrainingPlan, run_plan, run_study, train_backbone
-from fewshot_bench.study.checkpoints import checkpoint_file, finished_names, read_checkpoint
+from fewshot_bench.study.checkpoints import checkpoint_file, read_checkpoint
 from fewshot_bench.study.dry_run import estimate
 from fewshot_bench.study.estimates import Machine
+from fewshot_bench.study.known_names import finished_names
 from fewshot_bench.study.networks import trainings_of
 from fewshot_bench.study.plan import StudyPlan
 from fewshot_bench.training import named_recipes

@@ -16,7 +16,7 @@ from fewshot_bench.datasets import DATASETS, Dataset
 from fewshot_bench.errors import StudyError
 from fewshot_bench.registry import Entry
 from fewshot_bench.study import TrainingPlan, read_checkpoint, train_backbone
-from fewshot_bench.study.checkpoints import finished_names
+from fewshot_bench.study.known_names import finished_names
 from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.validation import validation_head
