@@ -125,8 +125,7 @@ def train(
             "--set",
             metavar="FIELD=VALUE",
             rich_help_panel="Method",
-            help="Another field of the recipe: momentum=0.8, nesterov, drops, cosine_scale, learned_scale, "
-            "drop_block_steps, train_share, validation_share, kept_epoch, ema, layer_decay or tune. Repeatable.",
+            help="Another field of the recipe, such as momentum=0.8, ema=0.999 or tune=last:1. Repeatable.",
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -193,6 +193,10 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
             protocol does not fit the validation split.
         OSError: the folder of the results cannot be written to.
     """
+    if study.is_whole:
+        raise StudyError(
+            "a sweep compares points on few-shot episodes of the validation split. Leave out protocol = full."
+        )
     admit_fields(study.model_dump())
     study = study.model_copy(update={"split": "validation", "fractions": None, "baseline": None})
     _check_is_one_method(study)

@@ -97,7 +97,10 @@ def test_a_sweep_takes_the_sampler_too(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--sampler", "disjoined"), "--sampler: Input should be 'standard', 'disjoint', 'dirichlet' or 'varied'"),
+        (
+            ("--sampler", "disjoined"),
+            "--sampler: Input should be 'standard', 'disjoint', 'dirichlet', 'varied' or 'whole'",
+        ),
         (("--alpha", "2"), "--alpha is for the dirichlet sampler, not for standard"),
         (("--sampler", "dirichlet", "--alpha", "0"), "--alpha should be from 0.001 to 1,000"),
         (("--sampler", "varied", "--least-way", "6"), "--least-way of the varied sampler should be from 2 to 5"),

@@ -111,5 +111,5 @@ def test_the_presets_are_listed_and_can_be_copied(folder, capsys):
     assert text.startswith("# Table 3 of the SCHaNe paper")
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
-    assert exit_code(["study", "schane"]) == 2
+    assert exit_code(["study", "schane-tabel1"]) == 2
     assert "Did you mean schane-table1" in capsys.readouterr().err

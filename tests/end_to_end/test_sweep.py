@@ -204,7 +204,8 @@ def test_sweep_takes_the_options_of_run_except_those_that_make_no_sense(capsys):
         texts[command] = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
     of_engines = {"--engine", "--ray-address", "--workers", "--cpus-per-worker", "--gpus-per-worker", "--ray-wait"}
     of_studies = {"--split", "--baseline", "--recipe", "--setting", "--fresh", "--dry-run", "--memory", "--flops"}
-    assert texts["run"] - texts["sweep"] <= of_studies | of_engines
+    of_whole_datasets = {"--protocol", "--base-set", "--probe"}
+    assert texts["run"] - texts["sweep"] <= of_studies | of_engines | of_whole_datasets
     assert {"--grid", "--name", "--jobs"} <= texts["sweep"] - texts["run"]
     assert "--worker" not in texts["sweep"]
 

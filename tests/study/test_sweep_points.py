@@ -234,3 +234,8 @@ def test_other_weights_in_a_file_of_the_same_name_are_another_point(tmp_path):
         sweep = planned(tmp_path, Grid((Axis("steps", (1, 2)),)), weights=tmp_path / "weights.pth")
         keys |= {point.key for point in sweep.points}
     assert len(keys) == 4
+
+
+def test_a_sweep_of_whole_datasets_is_refused(tmp_path):
+    with pytest.raises(StudyError, match="few-shot episodes of the validation split"):
+        plan_sweep(Study(protocol="full", backbone="conv4_32", results=tmp_path))
