@@ -15,7 +15,7 @@ from toy_sweeps import planned
 
 from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError
 from fewshot_bench.outcomes.leases import Heartbeat, Leases, PointKey
-from fewshot_bench.study import Axis, Grid, run_sweep, sweep_run
+from fewshot_bench.study import Axis, Grid, Study, plan_sweep, run_sweep, sweep_run
 from fewshot_bench.study.sweep_run import conclude, finished_point, run_study, unfinished_points
 
 pytestmark = pytest.mark.slow
