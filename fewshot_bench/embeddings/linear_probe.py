@@ -13,7 +13,9 @@ What is done for speed changes no optimum. Embeddings are centred, which the fre
 coordinates in which the objective is nearly round: those of a Cholesky factor of the Hessian, averaged over classes,
 renewed after every 50 iterations. Each fit starts from that of the next smaller C. The fits that choose C are in
 float32 and stop earlier than the last one. A search ends before the largest C when eight values in a row are not more
-accurate than the best, since these fits are the slowest; DINOv2 computes them all.
+accurate than the best, since these fits are the slowest; DINOv2 computes them all. Values are counted only once the
+probe explains the training images, with less than half the loss that class frequencies alone leave. Before that, a
+strong penalty leaves many values of C with the same predictions (often a single class) before accuracy rises.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ DINOV2_C: tuple[float, ...] = tuple(float(f"{10**power:.6g}") for power in np.li
 MAX_ITERATIONS = 1000
 PATIENCE = 8
 """How many values of C in a row may be no more accurate than the best before a search ends: two decades."""
+
+_EXPLAINED = 0.5  # share of the loss of class frequencies below which values count towards PATIENCE
 
 _TOLERANCE = 1e-8
 _ROUGH_TOLERANCE = 1e-5
@@ -156,8 +160,8 @@ def chosen_linear_probe(
         accuracy = float((found.argmax(axis=1) == validation.labels).mean())
         is_best = not tried or accuracy > max(other for _, other in tried)
         tried.append((C, accuracy))
-        best, since_best = (probe, 0) if is_best else (best, since_best + 1)
-        if since_best >= PATIENCE:
+        best, since_best = (probe, 0) if is_best else (best, since_best + fit.has_learned)
+        if accuracy == 1 or since_best >= PATIENCE:  # nothing is better than all images right
             break
     assert best is not None
     del fit
@@ -196,6 +200,9 @@ class _Fit:
         self._count = len(training)
         # Centring changes no optimum, since the intercept is free, and makes the fit faster.
         self._scale = FeatureScale.of(training, features, self._device, is_centred=True)
+        shares = np.bincount(training.labels)[training.present] / self._count
+        self._entropy = -float(shares @ np.log(shares))
+        self.has_learned = False  # whether the last fit explains the images far better than class frequencies do
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         if _stays(self._dtype.itemsize * self._count * self._size, self._device):
             self._kept = list(self._read())
@@ -231,6 +238,8 @@ class _Fit:
             weights = factor.from_round(torch.from_numpy(result.x).to(self._device).view(-1, self._size + 1))
             iterations += max(1, int(result.nit))  # a fit that cannot move ends too
             if result.status != _IS_AT_LIMIT or iterations >= max_iterations:
+                # The objective is the loss plus the penalty, both at least 0.
+                self.has_learned = float(result.fun) < _EXPLAINED * self._entropy
                 return self._probe(weights, C, iterations, result.status != _IS_AT_LIMIT)
 
     def _probe(self, weights: Tensor, C: float, iterations: int, has_converged: bool) -> LinearProbe:

@@ -102,12 +102,34 @@ class TestChoice:
         np.testing.assert_allclose(probe.log_probabilities(tested), theirs.predict_log_proba(tested), rtol=0, atol=1e-4)
 
     def test_a_search_ends_when_larger_values_gain_nothing(self):
+        embeddings, labels = clusters()
+        training, validation = np.arange(0, 120, 2), np.arange(1, 120, 2)
+        _, choice = chosen_linear_probe(
+            LabelledEmbeddings(embeddings, training, labels[training] // 2),
+            LabelledEmbeddings(embeddings, validation, labels[validation] // 2),
+            classes=2,
+            max_iterations=100,
+        )
+        accuracies = [accuracy for _, accuracy in choice.tried]
+        assert max(accuracies) < 1
+        assert max(accuracies[-PATIENCE:]) <= max(accuracies[:-PATIENCE])
+        assert len(choice.tried) < len(DINOV2_C)
+        assert DINOV2_C[accuracies.index(max(accuracies))] == choice.C
+
+    def test_a_search_ends_when_every_image_is_right(self):
         embeddings, labels = clusters(spread=0.01)
         images = LabelledEmbeddings.of(embeddings, labels)
         _, choice = chosen_linear_probe(images, images, classes=CLASSES)
-        best = [accuracy for _, accuracy in choice.tried].index(1.0)
-        assert len(choice.tried) == best + 1 + PATIENCE < len(DINOV2_C)
-        assert DINOV2_C[best] == choice.C
+        assert [accuracy for _, accuracy in choice.tried].index(1.0) == len(choice.tried) - 1 < len(DINOV2_C) - 1
+
+    def test_a_search_goes_on_while_the_penalty_leaves_only_one_class_to_predict(self):
+        embeddings, labels = clusters(spread=0.3)
+        often = np.concatenate([np.arange(120), np.tile(np.flatnonzero(labels == 0), 6)])
+        images = LabelledEmbeddings.of(embeddings[often] / 10, labels[often])
+        candidates = (*DINOV2_C[: PATIENCE + 2], 1.0, 10.0)
+        _, choice = chosen_linear_probe(images, images, classes=CLASSES, candidates=candidates)
+        assert len({accuracy for _, accuracy in choice.tried[: PATIENCE + 2]}) == 1
+        assert max(accuracy for _, accuracy in choice.tried) > choice.tried[0][1] + 0.1
 
     def test_rows_of_one_array_are_the_same_as_arrays_of_their_own(self):
         embeddings, labels = clusters(90)
