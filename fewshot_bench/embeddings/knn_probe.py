@@ -30,6 +30,7 @@ from fewshot_bench.embeddings.labelled_embeddings import (
     ProbeFeatures,
     TrainingImages,
     blocks_of,
+    refuse_empty_validation,
 )
 from fewshot_bench.errors import EmbeddingError
 
@@ -115,10 +116,7 @@ def chosen_knn_probe(
         EmbeddingError: an embedding is not finite, or there are too few images or classes.
         ShapeError: embeddings or labels do not fit together.
     """
-    if not len(validation):
-        raise EmbeddingError(
-            "the validation part has no images to choose k on. Give a larger share of the train split."
-        )
+    refuse_empty_validation(validation, "k")
     images = TrainingImages(training, classes=classes)
     possible = [k for k in neighbours if k <= len(images)]
     if not possible:

@@ -184,6 +184,14 @@ def blocks_of(
         yield places, block
 
 
+def refuse_empty_validation(validation: LabelledEmbeddings, hyper_parameter: str) -> None:
+    """Raise EmbeddingError if there are no images to choose a hyper-parameter on."""
+    if not len(validation):
+        raise EmbeddingError(
+            f"the validation part has no images to choose {hyper_parameter} on. Give a larger share of the train split."
+        )
+
+
 def normalised(embeddings: Tensor) -> Tensor:
     """Embeddings divided by their norm; those of zeros stay zero."""
     norms: Tensor = torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)

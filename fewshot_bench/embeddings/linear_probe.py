@@ -39,8 +39,8 @@ from fewshot_bench.embeddings.labelled_embeddings import (
     TrainingImages,
     blocks_of,
     normalised,
+    refuse_empty_validation,
 )
-from fewshot_bench.errors import EmbeddingError
 
 DINOV2_C: tuple[float, ...] = tuple(float(f"{10**power:.6g}") for power in np.linspace(-6, 5, 45))
 """The 45 values of DINOv2, four per decade, to six digits."""
@@ -146,10 +146,7 @@ def chosen_linear_probe(
         EmbeddingError: an embedding is not finite, or there are too few images or classes.
         ShapeError: embeddings or labels do not fit together.
     """
-    if not len(validation):
-        raise EmbeddingError(
-            "the validation part has no images to choose C on. Give a larger share of the train split."
-        )
+    refuse_empty_validation(validation, "C")
     fit = _Fit(TrainingImages(training, classes=classes), features, device, rough=True)
     tried: list[tuple[float, float]] = []
     probe = best = None

@@ -54,7 +54,7 @@ class CheckpointCard:
         named_recipe: name of the recipe, and the settings that differ from it; empty if it has no name.
         teacher_pretraining: the data that the teacher of a distillation has seen beside the base split.
         split: that was trained on.
-        division: digest of which of its images were learned from and held out; empty if all were learned from.
+        division: digest of its images for training and for validation; empty if all were for training.
     """
 
     backbone: str
