@@ -5,8 +5,9 @@ import fewshot_bench as fb
 novel = fb.open_dataset("glyphs").novel
 embeddings = fb.embed(novel, fb.create_backbone("efficientnet_lite0"))
 episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5))
-centroid = fb.adapt(embeddings, episodes, fb.Centroid())
-logistic = fb.adapt(embeddings, episodes, fb.Logistic())
+centroid = fb.evaluate(fb.Centroid(), embeddings, episodes)
+logistic = fb.evaluate(fb.Logistic(C=1.0), embeddings, episodes)
+print(logistic.mean, logistic.interval, logistic.data_interval)
 print(fb.compare(logistic, centroid))
 """
 
@@ -43,11 +44,12 @@ if TYPE_CHECKING:
     from fewshot_bench.datasets import import_dataset as import_dataset
     from fewshot_bench.datasets import import_own_images as import_own_images
     from fewshot_bench.datasets import open_dataset as open_dataset
-    from fewshot_bench.engine.classify import adapt as adapt
     from fewshot_bench.episodes import Protocol as Protocol
     from fewshot_bench.episodes import sample_by_shape as sample_by_shape
     from fewshot_bench.episodes import sample_episodes as sample_episodes
     from fewshot_bench.errors import FewshotBenchError as FewshotBenchError
+    from fewshot_bench.evaluation import Evaluation as Evaluation
+    from fewshot_bench.evaluation import evaluate as evaluate
     from fewshot_bench.report import compare as compare
     from fewshot_bench.study import Study as Study
     from fewshot_bench.study import TrainingPlan as TrainingPlan
@@ -64,8 +66,8 @@ _ROOMS = {
         ),
         "backbones": "BackboneRequest create_backbone embed",
         "datasets": "OwnOptions import_dataset import_own_images open_dataset",
-        "engine.classify": "adapt",
         "errors": "FewshotBenchError",
+        "evaluation": "Evaluation evaluate",
         "episodes": "Protocol sample_by_shape sample_episodes",
         "report": "compare",
         "study": "Study TrainingPlan run_study train_backbone",

@@ -12,7 +12,7 @@ def test_a_split_its_episodes_and_their_outcomes_are_one_line_each():
     split = toy_split()
     episodes = fb.sample_episodes(split, fb.Protocol(split.dataset, shot=1, query=3, episodes=40, runs=1))
     embeddings = np.random.default_rng(0).random((len(split.images), 8), dtype=np.float32)
-    outcomes = fb.adapt(embeddings, episodes, fb.TIM(steps=2))
+    outcomes = fb.evaluate(fb.TIM(steps=2), embeddings, episodes).outcomes
     assert repr(split) == f"<ImageSplit: novel of toy, {len(split.images):,} images, {len(split.class_names)} classes>"
     assert repr(episodes) == "<Episodes: toy 5-way 1-shot, 40 of run 0>"
     accuracy = 100 * outcomes.accuracy.mean()

@@ -21,13 +21,9 @@ class RecordedEpisodes(Episodes):
 
     Attributes:
         tasks: their name, which ends with a digest of their images: episodes of one name are the same.
-        class_names: of the split, in canonical order, [C].
-        class_sizes: of the split, [C].
     """
 
     tasks: str
-    class_names: tuple[str, ...]
-    class_sizes: tuple[int, ...]
 
     def __repr__(self) -> str:
         task = f"{self.protocol.dataset} {self.way}-way {self.shot}-shot"
@@ -84,6 +80,6 @@ def recorded_episodes(
         chosen,
         np.ascontiguousarray(images, np.int32),
         f"{name} {digest.hexdigest()[:8]}",
-        split.class_names,
-        split.class_sizes,
+        class_names=split.class_names,
+        class_sizes=split.class_sizes,
     )

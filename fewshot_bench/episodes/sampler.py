@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -204,6 +204,8 @@ class Episodes:
         numbers: which episodes of the run, [E].
         images: image indices within the split, a row per class, support first, int32 [E, N, K + Q]; where the classes
             have different numbers of queries, [E, N, K + N * Q] with -1 after the last query of a class.
+        class_names: of the split, in canonical order, [C]; empty if they are unknown.
+        class_sizes: images of each class of the split, [C]; empty if they are unknown.
     """
 
     protocol: Protocol
@@ -211,6 +213,8 @@ class Episodes:
     run: int
     numbers: NDArray[np.int64]
     images: NDArray[np.int32]
+    class_names: tuple[str, ...] = field(default=(), kw_only=True)
+    class_sizes: tuple[int, ...] = field(default=(), kw_only=True)
 
     def __repr__(self) -> str:
         task = f"{self.protocol.dataset} {self.way}-way {self.shot}-shot"
@@ -363,7 +367,12 @@ def draw(
         EpisodeError: the split has too few classes or images, or not that many episodes.
     """
     groups = draw_groups(protocol, class_sizes, run, numbers, class_names)
+    known = (protocol, dataset_fingerprint, run)
+    names, sizes = tuple(class_names or ()), tuple(map(int, class_sizes))
     if protocol.sampler == "whole":
         classes = _classes_of(np.asarray(class_sizes, np.int64), numbers.astype(np.int32))
-        return [WholeEpisodes(protocol, dataset_fingerprint, run, numbers, images, classes) for _, images in groups]
-    return [Episodes(protocol, dataset_fingerprint, run, numbers[rows], images) for rows, images in groups]
+        return [
+            WholeEpisodes(*known, numbers, images, classes, class_names=names, class_sizes=sizes)
+            for _, images in groups
+        ]
+    return [Episodes(*known, numbers[rows], images, class_names=names, class_sizes=sizes) for rows, images in groups]

@@ -17,6 +17,7 @@ once for each class, against the images of that class that two episodes share.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -74,6 +75,9 @@ class DataInterval:
     p: float
     covers: Covered = "classes and images"
     why_unknown: str = ""
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.low, self.high))
 
     @property
     def half_width(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,10 +116,18 @@ def require_probability(**numbers: float) -> None:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its confidence interval; the half-width is NaN where one value leaves it unknown."""
+    """A mean and its confidence interval; the half-width is NaN where one value leaves it unknown.
+
+    >>> low, high = Interval(0.75, 0.25)
+    >>> low, high
+    (0.5, 1.0)
+    """
 
     mean: float
     half_width: float
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.low, self.high))
 
     @property
     def low(self) -> float:

@@ -134,15 +134,15 @@ def test_methods_are_paired_on_the_same_recorded_tasks_alone():
     recorded = record_taskset(taskset(drawn(20)), SPLIT, shots=2)
     again = record_taskset(taskset(drawn(20)), SPLIT, shots=2)
     centroid, knn = (
-        fb.adapt(embeddings, recorded, fb.Centroid()),
-        fb.adapt(embeddings, again, fb.KNearestNeighbours()),
+        fb.evaluate(fb.Centroid(), embeddings, recorded),
+        fb.evaluate(fb.KNearestNeighbours(), embeddings, again),
     )
     comparison = str(fb.compare(centroid, knn))
     assert "20 episodes" in comparison
     assert "claimed" in comparison
-    fewer = fb.adapt(embeddings, record_taskset(taskset(drawn(19)), SPLIT, shots=2), fb.Centroid())
-    ours = fb.adapt(embeddings, drawn(20), fb.Centroid())
-    assert np.array_equal(ours.accuracy, centroid.accuracy)
+    fewer = fb.evaluate(fb.Centroid(), embeddings, record_taskset(taskset(drawn(19)), SPLIT, shots=2))
+    ours = fb.evaluate(fb.Centroid(), embeddings, drawn(20))
+    assert np.array_equal(ours.outcomes.accuracy, centroid.outcomes.accuracy)
     for other in (fewer, ours):
         with pytest.raises(ComparisonError):
             fb.compare(centroid, other)
@@ -152,4 +152,4 @@ def test_two_records_are_never_taken_for_one():
     records = [record_taskset(taskset(drawn(count)), SPLIT, shots=2) for count in (2, 3)]
     embeddings = np.zeros((len(SPLIT), 8), np.float32)
     with pytest.raises(EpisodeError, match="several protocols"):
-        fb.adapt(embeddings, records, fb.Centroid())
+        fb.evaluate(fb.Centroid(), embeddings, records)
