@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fewshot_bench.errors import PositionError, ShapeError
 
 _REAL = "fiu"
 
@@ -27,3 +30,32 @@ def as_array(values: Any) -> NDArray[Any]:
 def is_real(array: NDArray[Any]) -> bool:
     """Whether an array holds real numbers: integers or floating point, not truth values, complex numbers or objects."""
     return array.dtype.kind in _REAL
+
+
+def checked_position(key: Any, count: int, owner: str) -> int:
+    """A position among so many, from 0; one from the end where it is negative.
+
+    Raises:
+        PositionError: there is nothing at that position.
+    """
+    position = operator.index(key)
+    if not -count <= position < count:
+        raise PositionError(f"{owner} has positions 0 to {count - 1:,}, not {position:,}.")
+    return position % count
+
+
+def checked_positions(key: Any, count: int, owner: str) -> slice | NDArray[Any]:
+    """A slice, or positions or a mask as an array.
+
+    Raises:
+        PositionError: there is nothing at one of the positions.
+        ShapeError: it is something else.
+    """
+    if isinstance(key, slice):
+        return key
+    array = as_array(key)
+    if array.dtype == np.bool_ and array.shape == (count,):
+        return np.flatnonzero(array)
+    if array.ndim != 1 or not (array.dtype.kind in "iu" or not array.size):
+        raise ShapeError(f"{owner} is indexed by a position, a slice, positions or a mask [{count:,}], not {key!r:.40}.")
+    return np.array([checked_position(position, count, owner) for position in array.tolist()], np.int64)

@@ -55,6 +55,10 @@ class EpisodeError(FewshotBenchError):
     """A protocol asks for episodes that the split cannot give, or a lock file does not verify."""
 
 
+class PositionError(FewshotBenchError, IndexError):
+    """A position lies outside, as an IndexError says of a list."""
+
+
 class ShapeError(FewshotBenchError):
     """Arrays that belong together have different sizes."""
 

@@ -15,7 +15,7 @@ from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import EpisodeError
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RecordedEpisodes(Episodes):
     """Episodes whose images another program chose; `protocol` says only how large they are.
 
@@ -26,8 +26,7 @@ class RecordedEpisodes(Episodes):
     tasks: str
 
     def __repr__(self) -> str:
-        task = f"{self.protocol.dataset} {self.way}-way {self.shot}-shot"
-        return f"<RecordedEpisodes: {task}, {len(self.numbers):,} of {self.tasks}>"
+        return f"<RecordedEpisodes: {self._task}, {len(self.numbers):,} of {self.tasks}>"
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -82,4 +81,5 @@ def recorded_episodes(
         f"{name} {digest.hexdigest()[:8]}",
         class_names=split.class_names,
         class_sizes=split.class_sizes,
+        split=split,
     )

@@ -72,10 +72,11 @@ def use_of_queries(
     found = _found_in_network(modules)
     if not found and _is_random(scores, groups):
         if is_transductive is None:
+            dropout = " (dropout in training mode?)" if modules else ""
             advice = "Call eval() on the random layers, or pass is_transductive." if modules else "Seed what it draws."
             raise PluginError(
-                f"{name} gives other scores when it is called again{' (dropout in training mode?)' if modules else ''}, "
-                f"so whether queries inform each other is unknown. {advice}"
+                f"{name} gives other scores when it is called again{dropout}, so whether queries inform each other is "
+                f"unknown. {advice}"
             )
         return QueryUse(False, "said to be inductive; its scores are random")
     found = found or _found_by_scoring(scores, groups)

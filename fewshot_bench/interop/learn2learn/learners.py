@@ -2,7 +2,7 @@
 
 A learner is any `torch.nn.Module` that is called with images, and has `clone()` and `adapt(loss)`. It is evaluated as
 the example scripts of learn2learn do: clone, some steps on the support set, one pass over all queries. These scripts
-never call `eval()`, so their batch norms normalise queries by the batch of queries: `evaluation/query_use.py` finds out.
+never call `eval()`, so their batch norms normalise queries by the batch of queries: `query_use.py` finds that out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -115,7 +115,7 @@ def evaluate(
     with progress.step(name, sum(map(len, missing)), unit="episodes") as step:
         for group in missing:
             for start in range(0, len(group), _STORED_TOGETHER):
-                part = _part(group, slice(start, start + _STORED_TOGETHER))
+                part = group[start : start + _STORED_TOGETHER]
                 begin = time.perf_counter()
                 predictions = np.stack([evaluation.predictions(part, row) for row in range(len(part))])
                 frame = outcome_frame(part, predictions, (time.perf_counter() - begin) / len(part))
@@ -337,9 +337,4 @@ def _wanted(stored: pd.DataFrame, groups: Sequence[Episodes]) -> pd.DataFrame:
 
 
 def _without(group: Episodes, stored: pd.DataFrame) -> Episodes:
-    return _part(group, np.flatnonzero(~_is_stored(group, stored)))
-
-
-def _part(group: Episodes, rows: slice | NDArray[np.int64]) -> Episodes:
-    """Some episodes of a group."""
-    return replace(group, numbers=group.numbers[rows], images=group.images[rows])
+    return group[~_is_stored(group, stored)]
