@@ -32,6 +32,14 @@ def is_real(array: NDArray[Any]) -> bool:
     return array.dtype.kind in _REAL
 
 
+def as_floats(values: Any) -> NDArray[np.float64]:
+    """Numbers as float64, from whatever holds them; raises ShapeError for anything else, or rows of several lengths."""
+    try:
+        return np.asarray(as_array(values), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"an array of numbers is expected: {error}.") from error
+
+
 def checked_position(key: Any, count: int, owner: str) -> int:
     """A position among so many, from 0; one from the end where it is negative.
 
@@ -57,5 +65,7 @@ def checked_positions(key: Any, count: int, owner: str) -> slice | NDArray[Any]:
     if array.dtype == np.bool_ and array.shape == (count,):
         return np.flatnonzero(array)
     if array.ndim != 1 or not (array.dtype.kind in "iu" or not array.size):
-        raise ShapeError(f"{owner} is indexed by a position, a slice, positions or a mask [{count:,}], not {key!r:.40}.")
+        raise ShapeError(
+            f"{owner} is indexed by a position, a slice, positions or a mask [{count:,}], not {key!r:.40}."
+        )
     return np.array([checked_position(position, count, owner) for position in array.tolist()], np.int64)

@@ -18,6 +18,14 @@ class FewshotBenchError(Exception):
     """Base of every error that a user can fix."""
 
 
+class ArgumentError(FewshotBenchError, TypeError):
+    """A function has no such argument, or takes another type."""
+
+
+class FieldError(FewshotBenchError, ValueError):
+    """A field of a model does not take a value."""
+
+
 class UnknownNameError(FewshotBenchError):
     """A name is not registered; the message offers the nearest names, or the name used here."""
 

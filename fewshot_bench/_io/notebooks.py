@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from html import escape
+from typing import Any
 
 _MOST_ROWS = 20
+_LONGEST = 200  # characters of a value
 
 
 def html_facts(title: str, facts: Mapping[str, object]) -> str:
@@ -25,6 +28,26 @@ def html_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[object
     more = f'<tr><td colspan="{len(columns)}">{len(every) - _MOST_ROWS:,} more</td></tr>'
     shown = "".join(every[:_MOST_ROWS]) + (more if len(every) > _MOST_ROWS else "")
     return f"<table><caption>{escape(title)}</caption><tr>{head}</tr>{shown}</table>"
+
+
+class ShownByFields:
+    """A dataclass that a notebook shows as a table of the fields that differ from their default."""
+
+    def _repr_html_(self) -> str:
+        own: Any = self
+        changed = {field.name: getattr(own, field.name) for field in fields(own) if field.repr}
+        defaults = {field.name: field.default for field in fields(own)}
+        shown = {name: _cut(value) for name, value in changed.items() if not _is_default(value, defaults[name])}
+        return html_facts(type(self).__name__, shown)
+
+
+def _is_default(value: object, default: object) -> bool:
+    return value is default or (isinstance(value, str | int | float | tuple) and value == default)
+
+
+def _cut(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:

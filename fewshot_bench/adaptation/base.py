@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
+from fewshot_bench._io.notebooks import ShownByFields
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.code_identity import code_of
 from fewshot_bench.errors import CodeError, StudyError
@@ -25,7 +26,7 @@ Choose = Literal["none", "support-cv", "ensemble"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptation(ABC):
+class Adaptation(ShownByFields, ABC):
     """What is done with a support set.
 
     Subclasses are frozen dataclasses whose fields are the hyper-parameters. All of them go into the method's

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench._io.tensors import DamagedFileError, read_tensors, write_tensors
 from fewshot_bench._io.versions import installed_version
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones.backbone import Backbone, checked_embeddings
 from fewshot_bench.backbones.embedding_tuner import BLOCK, EmbeddingTuner, Forward, default_batch_size, is_never_tuned
 from fewshot_bench.cache import EMBEDDINGS, build_once
@@ -86,6 +87,7 @@ Augment = Callable[[Tensor, slice], Tensor]
 """uint8 images [B, C, H, W] and their places in the split -> uint8 [B, C, H, W]."""
 
 
+@checked_arguments
 def embed(
     split: ImageSplit,
     backbone: Backbone,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fewshot_bench.arguments import checked_arguments
+from fewshot_bench.arrays import as_array
 from fewshot_bench.embeddings.embedded_classes import EmbeddedClasses, embedded_classes
 from fewshot_bench.errors import ShapeError
 
@@ -35,8 +37,9 @@ class SimilarityHistograms:
     auc_bound: float
 
 
+@checked_arguments
 def similarity_histograms(
-    embeddings: NDArray[np.float32], labels: ArrayLike, bins: int = BINS, *, classes: ArrayLike | None = None
+    embeddings: ArrayLike, labels: ArrayLike, bins: int = BINS, *, classes: ArrayLike | None = None
 ) -> SimilarityHistograms:
     """Count the cosine similarities of all pairs of different images.
 
@@ -50,7 +53,7 @@ def similarity_histograms(
         ShapeError: the arrays do not belong together, a class is not among the labels, or there are no bins.
         EmbeddingError: a value is not finite, an embedding is zero, all are equal, or the classes allow no pair.
     """
-    rows, numbers = np.asarray(embeddings), np.asarray(labels)
+    rows, numbers = as_array(embeddings), as_array(labels)
     if bins < 1:
         raise ShapeError(f"a histogram needs 1 bin or more, not {bins}.")
     if classes is not None:

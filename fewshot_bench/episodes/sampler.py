@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench._io.notebooks import html_facts
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.arrays import checked_position, checked_positions
 from fewshot_bench.datasets.dataset import ImageSplit, SplitName
 from fewshot_bench.episodes.episode import Episode
@@ -352,6 +353,7 @@ class WholeEpisodes(Episodes):
         return self.labels[:, None].astype(np.min_scalar_type(self.way - 1))
 
 
+@checked_arguments
 def sample_episodes(
     split: ImageSplit,
     protocol: Protocol,
@@ -373,6 +375,7 @@ def sample_episodes(
     return groups[0]
 
 
+@checked_arguments
 def sample_by_shape(
     split: ImageSplit,
     protocol: Protocol,

@@ -17,6 +17,7 @@ from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation, EmbeddingAdaptation, check_fields, code_of_adaptation
 from fewshot_bench.adaptation.checked_predictions import check_adaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.arrays import as_array, is_real
 from fewshot_bench.code_identity import code_of_call
 from fewshot_bench.engine.classify import classify, gram_pays, outcome_card, outcome_frame, together
@@ -35,6 +36,7 @@ _METHODS = (
 )
 
 
+@checked_arguments
 def evaluate(
     method: EmbeddingAdaptation | str | ScoreFunction,
     embeddings: ArrayLike | torch.Tensor,
@@ -78,8 +80,7 @@ def evaluate(
     >>> fb.evaluate(nearest_mean, pixels, episodes)
     <Evaluation: nearest_mean, glyphs 5-way 5-shot, 50 episodes, 45.04% ± 2.29 (data ± 5.46)>
     """
-    groups = [episodes] if isinstance(episodes, Episodes) else list(episodes)
-    _check_episodes(groups)
+    groups = _groups_of(episodes)
     resolved = _resolved(method)
     adaptation = resolved.adaptation
     name = name or adaptation.name
@@ -155,12 +156,14 @@ def _digest(embeddings: NDArray[np.float32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(embeddings).data).hexdigest()
 
 
-def _check_episodes(groups: Sequence[object]) -> None:
-    other = next((group for group in groups if not isinstance(group, Episodes)), None)
-    if other is not None or not groups:
-        found = "an empty list" if not groups else described(other)
-        raise EpisodeError(f"episodes should be those of sample_episodes, or a list of them, not {found}.")
+def _groups_of(episodes: object) -> list[Episodes]:
+    """Episodes by their shape; raises EpisodeError for other objects, without any, or with some twice."""
+    groups = list(episodes) if isinstance(episodes, list | tuple) else [episodes]
     known = [group for group in groups if isinstance(group, Episodes)]
+    if len(known) < len(groups) or not groups:
+        wrong = [described(group) for group in groups if not isinstance(group, Episodes)]
+        found = wrong[0] if wrong else "an empty list"
+        raise EpisodeError(f"episodes should be those of sample_episodes, or a list of them, not {found}.")
     if any(not group.shot for group in known):
         raise EpisodeError(
             "episodes of a whole split have no support sets to adapt to. Use fewshot_bench.run_study with "
@@ -172,6 +175,7 @@ def _check_episodes(groups: Sequence[object]) -> None:
         raise EpisodeError("there is no episode to evaluate on.")
     if np.unique(identities, axis=1).shape != identities.shape:
         raise EpisodeError("some episodes come twice. Pass each run and number once.")
+    return known
 
 
 def _checked_embeddings(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fewshot_bench._io.locations import Location, location_of
+from fewshot_bench._io.notebooks import html_facts
 from fewshot_bench.errors import CodeError, EpisodeError
 from fewshot_bench.outcomes import Cell, Outcomes, OutcomeStore
 from fewshot_bench.report.comparison import class_accuracies
@@ -90,6 +91,17 @@ class Evaluation:
     def __repr__(self) -> str:
         protocol = self.outcomes.cell.protocol
         return f"<Evaluation: {self.name}, {protocol.task}, {len(self):,} episodes, {self._in_percent()}>"
+
+    def _repr_html_(self) -> str:
+        ends = [f"{100 * low:.2f}% to {100 * high:.2f}%" for low, high in (self.interval, self.data_interval)]
+        facts = {
+            "tasks": self.outcomes.cell.protocol.task,
+            "episodes": len(self),
+            "mean accuracy": f"{100 * self.mean:.2f}%",
+            "95% interval over episodes": ends[0],
+            "95% interval over classes and images": self.data_interval.why_unknown or ends[1],
+        }
+        return html_facts(self.name, facts)
 
     def _in_percent(self) -> str:
         data = self.data_interval.half_width

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench._io.locations import Location, is_local
+from fewshot_bench._io.locations import Location, is_local, location_of
+from fewshot_bench._io.notebooks import html_rows
 from fewshot_bench._io.resuming import note_saved
 from fewshot_bench._io.storage import check_writable, files_under, is_file, read_all, remove_abandoned, write_once
 from fewshot_bench.errors import IrregularFileError, OutcomeError, ShapeError
@@ -171,12 +172,19 @@ class OutcomeStore:
     and both copies must agree.
     """
 
-    def __init__(self, folder: Location) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Location) -> None:
+        self.folder = location_of(folder)
         self._opened: set[str] = set()
         # By cell and part, since parts never change: rows without predictions, and runs with numbers of episodes.
         self._rows: dict[str, dict[str, Columns]] = {}
         self._held: dict[str, dict[str, dict[int, NDArray[Any]]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<OutcomeStore: {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(cell.method.marked_name, cell.protocol.task, cell.key) for cell in self.cells()]
+        return html_rows(str(self.folder), ("method", "tasks", "cell"), rows)
 
     def cell_folder(self, cell_or_key: Cell | str) -> Location:
         """The folder of a cell."""

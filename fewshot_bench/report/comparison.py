@@ -14,6 +14,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from fewshot_bench._io.notebooks import html_facts
+from fewshot_bench.arguments import checked_arguments
+from fewshot_bench.arrays import as_array
 from fewshot_bench.datasets.official_splits import official_class_sizes
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import Outcomes, ProtocolCard, marked
@@ -167,7 +170,7 @@ def class_names_of(scores: TaskScores) -> Sequence[str]:
 FEWEST_PAIRS = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """The paired comparison of two methods.
 
@@ -335,6 +338,20 @@ class Comparison:
         text = "; ".join(part for part in (sentence, claimed, self.unpaired) if part)
         return f"{text}. {self.training_sentence}" if self.training_sentence else text
 
+    def __repr__(self) -> str:
+        return f"<Comparison: {self}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "tasks": "" if self.protocol is None else self.protocol.task,
+            "difference": self.headline,
+            "p": self.p_sentence,
+            "compared": self.count,
+            "training": self.training_sentence,
+            "unpaired": self.unpaired,
+        }
+        return html_facts(f"{self.shown_a} - {self.shown_b}", {name: text for name, text in facts.items() if text})
+
     @property
     def unpaired(self) -> str:
         """Which episodes could not be paired, in words; empty if all could."""
@@ -355,6 +372,7 @@ class HasOutcomes(Interface):
         """The method, the protocol, and a row per episode."""
 
 
+@checked_arguments
 def compare(
     a: HasOutcomes | Outcomes | ArrayLike,
     b: HasOutcomes | Outcomes | ArrayLike,
@@ -395,7 +413,8 @@ given): better on this split (p = 0.015 on this split; 4 episodes); episodes cla
     first, second = accuracies_as_fractions(a, b)
     overlap = Overlap(len(first), "classes and images", why_unknown="no classes are given")
     if classes is not None:
-        numbers = np.unique(np.asarray(classes), return_inverse=True)[1].reshape(np.shape(classes))
+        given = as_array(classes)
+        numbers = np.unique(given, return_inverse=True)[1].reshape(given.shape)
         overlap = class_overlap(numbers)
     paired = compare_pairs(first, second)
     data = _data_interval(paired, first - second, overlap)

@@ -147,7 +147,7 @@ def measured(
     for number in range(1, len(networks)):
         with progress.step(f"comparing {networks[number].name} with {networks[0].name}", 1) as step:
             sides, known = (embedded[number], embedded[0]), (found[number], found[0])
-            differences = measures.compare(*sides, split.labels, measured=known, **how)
+            differences = measures.compare_embeddings(*sides, split.labels, measured=known, **how)
             step.advance()
         pairs.append(PairCard(a=cards[0].network, b=cards[number].network, measures=_measures(differences)))
     return cards, pairs

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from fewshot_bench._io.notebooks import ShownByFields
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import StudyError
 
 if TYPE_CHECKING:
@@ -24,8 +26,9 @@ AugmentationName = Literal["auto", "autoaugment", "autoaugment-policy", "jitter"
 PrecisionName = Literal["float32", "bf16", "fp16"]
 
 
+@checked_names
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(ShownByFields):
     """Hyper-parameters of a training on the base split; docs/paper.md compares the defaults with the SCHaNe paper.
 
     Attributes:

@@ -58,7 +58,7 @@ def test_tasks_that_it_drew_itself_are_found_among_our_images(order, fused):
     transforms = [*drawing, LoadData(dataset), *(transform(dataset) for transform in order)]
     taskset = l2l.data.Taskset(dataset, transforms, num_tasks=6)
     loaded = {task: taskset[task] for task in (5, 2, 0)}
-    recorded = bridge.record_taskset(taskset, SPLIT, shots=1)
+    recorded = bridge.record_taskset(taskset, SPLIT, shot=1)
     assert recorded.numbers.tolist() == [0, 2, 5]
     for row, task in enumerate(recorded.numbers.tolist()):
         (shown, labels), (asked, _) = l2l.data.partition_task(*loaded[task], shots=1)

@@ -16,7 +16,7 @@ import pandas as pd
 
 import fewshot_bench.report.figures as figures
 import fewshot_bench.report.page.plotly as plotly
-from fewshot_bench._io.locations import Location
+from fewshot_bench._io.locations import Location, location_of
 from fewshot_bench._io.storage import write_atomically
 from fewshot_bench._io.versions import __version__
 from fewshot_bench.outcomes import Cell, OutcomeStore, marked
@@ -37,8 +37,8 @@ _FACT_LETTERS = 22
 
 
 def write_page(
-    results: Location,
-    path: Location,
+    results: str | Location,
+    path: str | Location,
     *,
     baseline: str | None = None,
     correct: Correction = "holm",
@@ -67,6 +67,7 @@ def write_page(
         UnknownNameError: no method has the baseline's name.
         ComparisonError: the baseline's name fits several methods.
     """
+    results, path = location_of(results), location_of(path)
     store = store or OutcomeStore(results / "outcomes")
     if title == TITLE and all(cell.protocol.is_whole for cell in store.cells()):
         title = WHOLE_TITLE
