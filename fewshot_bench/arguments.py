@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, wraps
 from numbers import Integral, Real
 from pathlib import Path
@@ -98,7 +98,7 @@ def _misfit(
 
 def unknown_argument(name: str, unknown: str, known: Collection[str]) -> ArgumentError:
     """The error about an argument that a function or class does not have, with the nearest one."""
-    nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.6)
     offer = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(known)}."
     return ArgumentError(f"{name} has no argument '{unknown}'. {offer}")
 
@@ -118,7 +118,11 @@ def _fits(value: object, hint: Any) -> bool:
         return any(_fits(value, part) for part in get_args(hint))
     if origin is Literal:  # whether the word is a known one is answered with the nearest where it is used
         return isinstance(value, tuple({type(word) for word in get_args(hint)}))
-    if not isinstance(hint, type) or origin is not None:
+    if origin in (list, tuple, Sequence):
+        return hasattr(value, "__len__") and not isinstance(value, str | bytes)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
+    if hint is Any or not isinstance(hint, type) or origin is not None:
         return True
     if hint in (int, float):
         return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
@@ -135,6 +139,10 @@ def _expected(hint: Any) -> str:
         return " or ".join(dict.fromkeys(_expected(part) for part in get_args(hint)))
     if origin is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
+    if origin in (list, tuple, Sequence):
+        return "a list"
+    if origin in (dict, Mapping):
+        return "a dict"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 

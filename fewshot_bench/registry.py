@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 
 from fewshot_bench._io.notebooks import html_rows
 from fewshot_bench.code_identity import CodeIdentity, code_of, what_changed
-from fewshot_bench.errors import CodeError, CodeNotTrustedError, UnknownNameError
+from fewshot_bench.errors import ArgumentError, CodeError, CodeNotTrustedError, UnknownNameError
 from fewshot_bench.plugins import import_failure, import_named, is_code, load_from_source, make_importable
 
 T = TypeVar("T")
@@ -116,6 +116,10 @@ class Registry(Generic[T]):
             CodeNotTrustedError: the name is code that has not been admitted.
             CodeError: the entry point cannot be imported.
         """
+        if not isinstance(name, str):
+            raise ArgumentError(
+                f"the name of {'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind} is text, not {name!r:.40}."
+            )
         if name in self._entries:
             return self._entries[name]
         if name in self._points:

@@ -25,7 +25,7 @@ from fewshot_bench.backbones.embedding_tuner import BLOCK, EmbeddingTuner, Forwa
 from fewshot_bench.cache import EMBEDDINGS, build_once
 from fewshot_bench.code_identity import source_digest
 from fewshot_bench.datasets.dataset import ImageSplit
-from fewshot_bench.devices import float32_settings
+from fewshot_bench.devices import chosen_device, float32_settings
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.progress import SILENT, Progress
@@ -92,7 +92,7 @@ def embed(
     split: ImageSplit,
     backbone: Backbone,
     *,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     batch_size: int | None = None,
     augment: Augment | None = None,
     augmentation_name: str = "",
@@ -121,7 +121,9 @@ def embed(
     Raises:
         EmbeddingError: an embedding is not finite, or does not have D numbers.
         CacheError: the size limit of the cache cannot be read.
+        StudyError: the device is not here.
     """
+    device = chosen_device(str(device))
     if not use_cache or (augment is not None and not augmentation_name):
         return _Embedding(split, backbone, device, batch_size, augment).compute(progress)
     is_tuned = batch_size is None and not is_never_tuned(len(split))

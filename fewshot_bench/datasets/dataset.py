@@ -192,7 +192,7 @@ class Dataset:
         Raises:
             DatasetError: the dataset has no such split.
         """
-        if name not in self.splits:
+        if not isinstance(name, str) or name not in self.splits:
             present = ", ".join(self.splits)
             if not self.is_few_shot:
                 drawn_from = "test" if "test" in self.splits else "train"

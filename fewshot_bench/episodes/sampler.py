@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench._io.notebooks import html_facts
 from fewshot_bench.arguments import checked_arguments
-from fewshot_bench.arrays import checked_position, checked_positions
+from fewshot_bench.arrays import as_array, checked_position, checked_positions
 from fewshot_bench.datasets.dataset import ImageSplit, SplitName
 from fewshot_bench.episodes.episode import Episode
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, Protocol, ProtocolFields
@@ -403,11 +403,21 @@ def sample_by_shape(
         )
     if numbers is None:
         numbers = np.arange(resolved_protocol(protocol, split.class_sizes, split.class_names).episodes)
-    chosen = np.asarray(numbers, dtype=np.int64)
+    chosen = _checked_numbers(numbers, run)
     groups = draw(
         protocol, split.class_sizes, run, chosen, split.class_names, dataset_fingerprint=split.dataset_fingerprint
     )
     return [replace(group, split=split) for group in groups]
+
+
+def _checked_numbers(numbers: object, run: int) -> NDArray[np.int64]:
+    """Numbers of episodes, [E]; raises EpisodeError for others, and for a negative run."""
+    array = as_array(numbers)
+    if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or int(array.min()) < 0)):
+        raise EpisodeError(f"numbers of episodes should be whole numbers from 0, [E], not {numbers!r:.40}.")
+    if run < 0:
+        raise EpisodeError(f"runs are numbered from 0; there is no run {run}.")
+    return array.astype(np.int64)
 
 
 def draw(

@@ -20,6 +20,7 @@ from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
 from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.arrays import as_array, is_real
 from fewshot_bench.code_identity import code_of_call
+from fewshot_bench.devices import chosen_device
 from fewshot_bench.engine.classify import classify, gram_pays, outcome_card, outcome_frame, together
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import EmbeddingError, EpisodeError, StudyError
@@ -43,7 +44,7 @@ def evaluate(
     episodes: Episodes | Sequence[Episodes],
     *,
     name: str = "",
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     chunk: int | None = None,
 ) -> Evaluation:
     """Adapt a method to every episode, and classify its queries.
@@ -65,7 +66,7 @@ def evaluate(
 
     Raises:
         UnknownNameError: there is no adaptation of that name.
-        StudyError: the method is something else, or needs images.
+        StudyError: the method is something else, or needs images; or the device is not here.
         EmbeddingError: the embeddings are not finite, those of another split, or lack what the adaptation needs.
         EpisodeError: the episodes are of several protocols, or some come twice.
         PluginError: your function or adaptation raised, or returned something else than scores.
@@ -86,8 +87,12 @@ def evaluate(
     name = name or adaptation.name
     if not isinstance(name, str) or not is_name(name):
         raise StudyError(f"{str(name)[:40]!r} is not a name for the method, which is {NAME_RULE}.")
+    if chunk is not None and chunk < 1:
+        raise StudyError(f"a chunk should have 1 episode or more, not {chunk}.")
     numbers = _checked_embeddings(embeddings, groups, adaptation)
-    split = EmbeddedSplit(torch.from_numpy(numbers).to(device), len(numbers)).with_features(adaptation.features)
+    split = EmbeddedSplit(torch.from_numpy(numbers).to(chosen_device(str(device))), len(numbers)).with_features(
+        adaptation.features
+    )
     work = [(len(group), group.way, group.shot, group.protocol.query) for group in groups]
     split = split.with_gram() if gram_pays(adaptation, len(numbers), work) else split
     queries = queries_of_function(adaptation, split, groups) if resolved.is_function else None
@@ -182,7 +187,10 @@ def _checked_embeddings(
     embeddings: object, groups: Sequence[Episodes], adaptation: EmbeddingAdaptation
 ) -> NDArray[np.float32]:
     """Embeddings as float32 [I, D], checked against the episodes and what the adaptation needs."""
-    array = as_array(embeddings)
+    try:
+        array = as_array(embeddings)
+    except ValueError as error:
+        raise EmbeddingError(f"embeddings should be real numbers [I, D]: {error}.") from error
     if array.ndim != 2 or not is_real(array):
         raise EmbeddingError(f"embeddings should be real numbers [I, D], not {array.dtype} {list(array.shape)}.")
     largest = max(int(group.images.max()) for group in groups)

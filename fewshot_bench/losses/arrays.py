@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewshot_bench.arguments import unknown_argument
 from fewshot_bench.errors import ArgumentError
+from fewshot_bench.plugins import described
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,36 +30,32 @@ def takes_arrays(loss: F) -> F:
 
     @wraps(loss)
     def take(*args: Any, **kwargs: Any) -> Any:
-        if not all(isinstance(value, Tensor) for value in args):
-            args = _as_tensors(loss.__name__, args, [*args, *kwargs.values()])
-        if any(isinstance(value, np.ndarray | list | tuple) for value in kwargs.values()):
-            kwargs = dict(
-                zip(kwargs, _as_tensors(loss.__name__, kwargs.values(), [*args, *kwargs.values()]), strict=True)
-            )
+        if not all(isinstance(value, Tensor) for value in args) or any(isinstance(v, _ARRAYS) for v in kwargs.values()):
+            device = next((value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            args = tuple(_tensor(loss.__name__, value, device) for value in args)
+            arrays = {key: value for key, value in kwargs.items() if isinstance(value, _ARRAYS)}
+            kwargs |= {key: _tensor(loss.__name__, value, device) for key, value in arrays.items()}
         try:
             return loss(*args, **kwargs)
         except TypeError as error:
-            try:
-                signature(loss).bind(*args, **kwargs)
-            except TypeError:
-                known = signature(loss).parameters
-                unknown = next((name for name in kwargs if name not in known), None)
-                if unknown is not None:
-                    raise unknown_argument(loss.__name__, unknown, known) from None
-            raise ArgumentError(f"{loss.__name__}: {error}.") from error
+            known = signature(loss).parameters
+            unknown = next((name for name in kwargs if name not in known), None)
+            if unknown is not None:
+                raise unknown_argument(loss.__name__, unknown, known) from None
+            raise error if isinstance(error, ArgumentError) else ArgumentError(f"{loss.__name__}: {error}.") from error
 
     return cast(F, take)
 
 
-def _as_tensors(name: str, values: Any, everything: list[Any]) -> tuple[Any, ...]:
-    device = next((value.device for value in everything if isinstance(value, Tensor)), None)
-    return tuple(
-        _tensor(name, value, device) if isinstance(value, np.ndarray | list | tuple) else value for value in values
-    )
+_ARRAYS = (np.ndarray, list, tuple)
 
 
 def _tensor(name: str, value: Any, device: torch.device | None) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
     try:
-        return torch.as_tensor(value, device=device)
+        if isinstance(value, _ARRAYS):
+            return torch.as_tensor(value, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(f"{name} takes arrays of numbers: {error}.") from error
+    raise ArgumentError(f"{name} takes tensors, arrays and lists of numbers, not {described(value)}.")

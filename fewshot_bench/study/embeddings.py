@@ -21,8 +21,8 @@ from fewshot_bench.backbones import Backbone, BackboneRequest, embed
 from fewshot_bench.backbones.backbone import Interpolation
 from fewshot_bench.datasets import Dataset, ImageSplit, SplitName, known_dataset
 from fewshot_bench.datasets.catalogue import may_be_shown
+from fewshot_bench.devices import chosen_device
 from fewshot_bench.embeddings.projections import ProjectionName, chosen_images, projected, refuse_missing_package
-from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report.embeddings.cards import (

@@ -17,7 +17,8 @@ from fewshot_bench._io.notebooks import html_rows
 from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.engine import Engine, LocalEngine, chosen_device
+from fewshot_bench.devices import chosen_device
+from fewshot_bench.engine.engine import Engine, LocalEngine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError, show_traceback
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore

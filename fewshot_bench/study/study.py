@@ -130,6 +130,9 @@ def _refused(model: type[BaseModel], error: ValidationError) -> FewshotBenchErro
         return unknown_argument(model.__name__, field, list(model.model_fields))
     of = f"{field} of {model.__name__}" if field else model.__name__
     message = details["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    message = (
+        message.replace("a valid tuple", "a list").replace("valid integer", "whole number").partition(", unable")[0]
+    )
     value = repr(details["input"])
     return FieldError(f"{of} {message}, not {value if len(value) <= 80 else value[:80] + '...'}.")
 

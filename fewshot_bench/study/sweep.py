@@ -19,7 +19,7 @@ from fewshot_bench.adaptation import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones import BACKBONES
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.engine import chosen_device
+from fewshot_bench.devices import chosen_device
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS
 from fewshot_bench.losses import EXTRA_SETTINGS, LOSSES, readings_of, takes

@@ -22,7 +22,7 @@ from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones import Backbone, BackboneRequest
 from fewshot_bench.backbones.backbone import Interpolation, then
 from fewshot_bench.datasets import is_named, known_dataset
-from fewshot_bench.engine.engine import chosen_device
+from fewshot_bench.devices import chosen_device
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.objectives import MetaHead

@@ -19,6 +19,7 @@ import fewshot_bench.report.page.plotly as plotly
 from fewshot_bench._io.locations import Location, location_of
 from fewshot_bench._io.storage import write_atomically
 from fewshot_bench._io.versions import __version__
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.outcomes import Cell, OutcomeStore, marked
 from fewshot_bench.report.content import PageContent, ProtocolResults, gather, rows_by_protocol
 from fewshot_bench.report.findings import answer_lines, answers, main_finding
@@ -36,6 +37,7 @@ _NOT_RECORDED = "not recorded"
 _FACT_LETTERS = 22
 
 
+@checked_arguments
 def write_page(
     results: str | Location,
     path: str | Location,
