@@ -16,6 +16,7 @@ from fewshot_bench.plugins import described
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_LISTED = 12
 _WORDS = {
     str: "text",
     bool: "true or false",
@@ -99,7 +100,12 @@ def _misfit(
 def unknown_argument(name: str, unknown: str, known: Collection[str]) -> ArgumentError:
     """The error about an argument that a function or class does not have, with the nearest one."""
     nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.6)
-    offer = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(known)}."
+    first = list(known)[:_LISTED]
+    offer = (
+        f"Did you mean {nearest[0]}?"
+        if nearest
+        else f"Known: {', '.join(first)}{', ...' if len(known) > len(first) else ''}."
+    )
     return ArgumentError(f"{name} has no argument '{unknown}'. {offer}")
 
 
@@ -119,7 +125,7 @@ def _fits(value: object, hint: Any) -> bool:
     if origin is Literal:  # whether the word is a known one is answered with the nearest where it is used
         return isinstance(value, tuple({type(word) for word in get_args(hint)}))
     if origin in (list, tuple, Sequence):
-        return hasattr(value, "__len__") and not isinstance(value, str | bytes)
+        return hasattr(value, "shape") or (isinstance(value, Sequence) and not isinstance(value, str | bytes))
     if origin in (dict, Mapping):
         return isinstance(value, Mapping)
     if hint is Any or not isinstance(hint, type) or origin is not None:

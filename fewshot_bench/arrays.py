@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,11 @@ def as_floats(values: Any) -> NDArray[np.float64]:
         return np.asarray(as_array(values), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ShapeError(f"an array of numbers is expected: {error}.") from error
+
+
+def is_position(key: Any) -> bool:
+    """Whether something is one position, such as 3 or an element of an array, and no slice or array."""
+    return isinstance(key, SupportsIndex) and not getattr(key, "ndim", 0)
 
 
 def checked_position(key: Any, count: int, owner: str) -> int:

@@ -31,14 +31,18 @@ def html_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[object
 
 
 class ShownByFields:
-    """A dataclass that a notebook shows as a table of the fields that differ from their default."""
+    """A dataclass that shows the fields that differ from their default, in a notebook as a table."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._changed().items())})"
 
     def _repr_html_(self) -> str:
+        return html_facts(type(self).__name__, {name: _cut(value) for name, value in self._changed().items()})
+
+    def _changed(self) -> dict[str, Any]:
         own: Any = self
-        changed = {field.name: getattr(own, field.name) for field in fields(own) if field.repr}
-        defaults = {field.name: field.default for field in fields(own)}
-        shown = {name: _cut(value) for name, value in changed.items() if not _is_default(value, defaults[name])}
-        return html_facts(type(self).__name__, shown)
+        values = {field.name: (getattr(own, field.name), field.default) for field in fields(own) if field.repr}
+        return {name: value for name, (value, default) in values.items() if not _is_default(value, default)}
 
 
 def _is_default(value: object, default: object) -> bool:

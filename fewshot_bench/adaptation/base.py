@@ -87,6 +87,9 @@ class EmbeddingAdaptation(Adaptation):
         for name, words in _words_of(type(self)).items():
             known = ", ".join(word for word in words if word is not None)
             self._expect(getattr(self, name) in words, name, f"one of {known}")
+        tried = self.candidates
+        is_mapping = isinstance(tried, Mapping) and all(isinstance(values, list | tuple) for values in tried.values())
+        self._expect(tried is None or is_mapping, "candidates", "None, or lists of values by hyper-parameter")
         for field_ in fields(self):
             value = getattr(self, field_.name)
             if value is field_.default:

@@ -41,7 +41,7 @@ _DIRECTION, _WEIGHTS, _BATCHES = range(3)
 _SMALLEST = 1e-30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CosineHeads:
     """One cosine head per episode.
 

@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench._io.notebooks import html_facts, html_rows, shortened
-from fewshot_bench.arrays import checked_position, checked_positions
+from fewshot_bench.arrays import checked_position, checked_positions, is_position
 from fewshot_bench.errors import DatasetError, UnknownNameError
 
 SplitName = Literal["base", "validation", "novel", "train", "test"]
@@ -72,13 +72,13 @@ class ImageSplit:
         return self.dataset, self.name, self.fingerprint, self.class_names, self.class_sizes
 
     @overload
-    def __getitem__(self, key: SupportsIndex) -> tuple[NDArray[np.uint8], int]: ...
+    def __getitem__(self, key: int | np.integer[Any]) -> tuple[NDArray[np.uint8], int]: ...
     @overload
     def __getitem__(
         self, key: slice | Sequence[int] | NDArray[np.integer[Any] | np.bool_]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]: ...
     def __getitem__(self, key: Any) -> tuple[NDArray[np.uint8], int | NDArray[np.int64]]:
-        if isinstance(key, SupportsIndex) and not getattr(key, "ndim", 0):
+        if is_position(key):
             row = checked_position(key, len(self), repr(self))
             return self.images[row], int(self.labels[row])
         rows = checked_positions(key, len(self), repr(self))

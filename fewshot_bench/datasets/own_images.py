@@ -91,7 +91,8 @@ class OwnOptions(ShownByFields):
             raise DatasetError(f"--layout is auto, classes or splits, not '{self.layout}'.")
         if self.fractions is None:
             return
-        is_whole = abs(sum(self.fractions) - 1) < 1e-6
+        are_three = len(self.fractions) == 3 and all(isinstance(share, int | float) for share in self.fractions)
+        is_whole = are_three and abs(sum(self.fractions) - 1) < 1e-6
         if not (is_whole and min(self.fractions) >= 0 and self.fractions[2] > 0):
             raise DatasetError(
                 "--split takes the fractions of the classes for base, validation and novel, which sum to 1, not "

@@ -14,6 +14,7 @@ from fewshot_bench.embeddings.embedded_classes import EmbeddedClasses, embedded_
 from fewshot_bench.errors import ShapeError
 
 BINS = 10_000
+_MOST_BINS = 10_000_000
 UNIFORMITY_T = 2.0
 """t of the Gaussian potential exp(-t |u - v|^2), as Wang and Isola (2020) set it."""
 
@@ -54,10 +55,10 @@ def similarity_histograms(
         EmbeddingError: a value is not finite, an embedding is zero, all are equal, or the classes allow no pair.
     """
     rows, numbers = as_array(embeddings), as_array(labels)
-    if bins < 1:
-        raise ShapeError(f"a histogram needs 1 bin or more, not {bins}.")
+    if not 1 <= bins <= _MOST_BINS:
+        raise ShapeError(f"a histogram needs 1 to {_MOST_BINS:,} bins, not {bins!r:.40}.")
     if classes is not None:
-        absent = np.setdiff1d(classes, numbers)
+        absent = np.setdiff1d(as_array(classes), numbers)
         if absent.size:
             raise ShapeError(f"no image has the label {absent[0]}. Choose classes among the labels.")
         chosen = np.isin(numbers, classes)

@@ -47,7 +47,7 @@ class Episode:
     @property
     def shot(self) -> int:
         """K."""
-        return self.support.shape[1]
+        return int(self.support.shape[1])
 
     @property
     def images(self) -> NDArray[np.uint8]:
@@ -56,7 +56,8 @@ class Episode:
         Raises:
             EpisodeError: the episode was drawn without images.
         """
-        return self._split.images[np.concatenate([self.support.ravel(), self.queries])]
+        pixels: NDArray[np.uint8] = self._split.images[np.concatenate([self.support.ravel(), self.queries])]
+        return pixels
 
     @property
     def labels(self) -> NDArray[np.int64]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench._io.notebooks import html_facts
 from fewshot_bench.arguments import checked_arguments
-from fewshot_bench.arrays import as_array, checked_position, checked_positions
+from fewshot_bench.arrays import as_array, checked_position, checked_positions, is_position
 from fewshot_bench.datasets.dataset import ImageSplit, SplitName
 from fewshot_bench.episodes.episode import Episode
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, Protocol, ProtocolFields
@@ -26,7 +26,7 @@ from fewshot_bench.episodes.samplers import (
     shapes,
 )
 from fewshot_bench.errors import EpisodeError
-from fewshot_bench.limits import MOST_DRAWN, MOST_EPISODES, task_size
+from fewshot_bench.limits import MOST_DRAWN, MOST_EPISODES, MOST_RUNS, task_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -253,11 +253,11 @@ class Episodes:
         return self.protocol, self.dataset_fingerprint, self.run
 
     @overload
-    def __getitem__(self, key: SupportsIndex) -> Episode: ...
+    def __getitem__(self, key: int | np.integer[Any]) -> Episode: ...
     @overload
     def __getitem__(self, key: slice | Sequence[int] | NDArray[np.integer[Any] | np.bool_]) -> Self: ...
     def __getitem__(self, key: Any) -> Episode | Self:
-        if not isinstance(key, SupportsIndex) or getattr(key, "ndim", 0):
+        if not is_position(key):
             return self._some(checked_positions(key, len(self), repr(self)))
         row = checked_position(key, len(self), repr(self))
         some = self._some(slice(row, row + 1))
@@ -415,8 +415,8 @@ def _checked_numbers(numbers: object, run: int) -> NDArray[np.int64]:
     array = as_array(numbers)
     if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or int(array.min()) < 0)):
         raise EpisodeError(f"numbers of episodes should be whole numbers from 0, [E], not {numbers!r:.40}.")
-    if run < 0:
-        raise EpisodeError(f"runs are numbered from 0; there is no run {run}.")
+    if not 0 <= run < MOST_RUNS:
+        raise EpisodeError(f"runs are numbered from 0 to {MOST_RUNS - 1:,}; there is no run {run!r:.40}.")
     return array.astype(np.int64)
 
 

@@ -37,7 +37,7 @@ def takes_arrays(loss: F) -> F:
             kwargs |= {key: _tensor(loss.__name__, value, device) for key, value in arrays.items()}
         try:
             return loss(*args, **kwargs)
-        except TypeError as error:
+        except (TypeError, AttributeError, IndexError) as error:
             known = signature(loss).parameters
             unknown = next((name for name in kwargs if name not in known), None)
             if unknown is not None:

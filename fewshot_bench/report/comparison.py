@@ -410,6 +410,8 @@ given): better on this split (p = 0.015 on this split; 4 episodes); episodes cla
             "compare takes two outcomes, or two arrays of accuracies, not one of each: their episodes may "
             "differ. Give the accuracies of both, such as evaluation.outcomes.accuracy."
         )
+    if len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise ComparisonError(f"the names of two methods are two texts, not {names!r:.40}.")
     first, second = accuracies_as_fractions(a, b)
     overlap = Overlap(len(first), "classes and images", why_unknown="no classes are given")
     if classes is not None:

@@ -27,7 +27,7 @@ PrecisionName = Literal["float32", "bf16", "fp16"]
 
 
 @checked_names
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe(ShownByFields):
     """Hyper-parameters of a training on the base split; docs/paper.md compares the defaults with the SCHaNe paper.
 
@@ -161,6 +161,11 @@ class Recipe(ShownByFields):
         """
         from fewshot_bench.losses import extra_settings, other_reading
 
+        for setting in fields(self):
+            value, kind = getattr(self, setting.name), str(setting.type)
+            is_missing = value is None and kind.endswith("None")
+            if kind.partition(" ")[0] in ("int", "float") and not is_missing:
+                self._expect(isinstance(value, int | float), setting.name, "a number")
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
         extra_settings(self.loss, stop_gradient=self.stop_gradient, anchors=self.anchors)
         self._expect(self.epochs >= 1, "epochs", "1 or more")

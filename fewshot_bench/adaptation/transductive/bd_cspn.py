@@ -46,7 +46,7 @@ _EPISODES_AT_ONCE = 64
 _ROUNDING = 16  # units in the last place of a cosine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rectified:
     """Rectified prototypes as queries see them.
 
