@@ -94,6 +94,8 @@ class EmbeddingAdaptation(Adaptation):
             value = getattr(self, field_.name)
             if value is field_.default:
                 continue
+            if field_.type in ("int", int, "float", float):
+                self._expect(value is not None, field_.name, "a number")
             if field_.type in ("bool", bool):
                 self._expect(isinstance(value, bool), field_.name, "true or false")
             self._expect(not (isinstance(value, float) and math.isinf(value)), field_.name, "finite")

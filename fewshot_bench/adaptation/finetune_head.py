@@ -100,7 +100,7 @@ class FinetuneHead(EmbeddingAdaptation):
         self._expect_whole(1, "steps")
         self._expect_positive("learning_rate", "tau", "scale")
         self._expect_not_negative("weight_decay")
-        self._expect(0 <= self.lambda_ <= 1, "lambda_", "between 0 and 1")
+        self._expect(isinstance(self.lambda_, int | float) and 0 <= self.lambda_ <= 1, "lambda_", "between 0 and 1")
         if self.views is not None:
             self._expect_whole(2, "views")
         self._expect(not (self.head == "cosine" and self.start == "zero"), "start", "centroid for a cosine head")

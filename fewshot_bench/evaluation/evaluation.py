@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,7 +112,7 @@ class Evaluation:
     def to_frame(self) -> pd.DataFrame:
         """A row per episode: method, dataset, split, way, shot, run, episode, correct, accuracy."""
         protocol, frame = self.outcomes.cell.protocol, self.outcomes.frame
-        described = {
+        described: dict[str, Any] = {
             "method": self.outcomes.cell.method.name,
             "dataset": protocol.dataset,
             "split": protocol.split,

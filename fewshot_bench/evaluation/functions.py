@@ -33,7 +33,8 @@ def adaptation_of(function: ScoreFunction) -> EmbeddingAdaptation:
         "__module__": getattr(function, "__module__", None) or type(function).__module__,
         "scores": functools.wraps(function)(scores),  # errors then name the function's file and line
     }
-    made = type(EmbeddingAdaptation)(name_of(function), (EmbeddingAdaptation,), attributes)
+    kind: Any = type(EmbeddingAdaptation)  # of classes with abstract methods
+    made = kind(name_of(function), (EmbeddingAdaptation,), attributes)
     return cast(EmbeddingAdaptation, made(features="raw"))
 
 

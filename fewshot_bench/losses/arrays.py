@@ -27,17 +27,18 @@ def takes_arrays(loss: F) -> F:
     >>> round(float(cross_entropy([[2.0, 0.0]], [0])), 4)
     0.1269
     """
+    tensors = [name for name, parameter in signature(loss).parameters.items() if parameter.annotation == "Tensor"]
 
     @wraps(loss)
     def take(*args: Any, **kwargs: Any) -> Any:
-        if not all(isinstance(value, Tensor) for value in args) or any(isinstance(v, _ARRAYS) for v in kwargs.values()):
-            device = next((value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        named = {name: kwargs[name] for name in tensors if name in kwargs}
+        if not all(isinstance(value, Tensor) for value in (*args, *named.values())):
+            device = next((value.device for value in (*args, *named.values()) if isinstance(value, Tensor)), None)
             args = tuple(_tensor(loss.__name__, value, device) for value in args)
-            arrays = {key: value for key, value in kwargs.items() if isinstance(value, _ARRAYS)}
-            kwargs |= {key: _tensor(loss.__name__, value, device) for key, value in arrays.items()}
+            kwargs |= {name: _tensor(loss.__name__, value, device) for name, value in named.items()}
         try:
             return loss(*args, **kwargs)
-        except (TypeError, AttributeError, IndexError) as error:
+        except (TypeError, AttributeError, IndexError, OverflowError) as error:
             known = signature(loss).parameters
             unknown = next((name for name in kwargs if name not in known), None)
             if unknown is not None:

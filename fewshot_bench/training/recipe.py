@@ -166,6 +166,9 @@ class Recipe(ShownByFields):
             is_missing = value is None and kind.endswith("None")
             if kind.partition(" ")[0] in ("int", "float") and not is_missing:
                 self._expect(isinstance(value, int | float), setting.name, "a number")
+            if kind.startswith("tuple"):
+                are_pairs = isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) for pair in value)
+                self._expect(are_pairs, setting.name, "a list of pairs")
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
         extra_settings(self.loss, stop_gradient=self.stop_gradient, anchors=self.anchors)
         self._expect(self.epochs >= 1, "epochs", "1 or more")

@@ -61,9 +61,8 @@ def test_an_episode_gives_its_images_and_their_labels(kind):
     episodes = KINDS[kind]
     for row, episode in enumerate(episodes):
         known = episode.way * episode.shot
-        assert np.array_equal(
-            episode.images[:known], SPLIT.images[episodes.support[row].ravel()].reshape(known, 16, 16, 3)
-        )
+        support = SPLIT.images[episodes.support[row].ravel()].reshape(known, 16, 16, 3)
+        assert np.array_equal(episode.images[:known], support)
         assert np.array_equal(episode.images[known:], episode.split.images[episodes.queries[row]])
         assert np.array_equal(episode.labels[known:], episodes.truth[row])
         names = [episode.class_names[label] for label in episode.labels]

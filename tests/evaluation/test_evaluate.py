@@ -17,6 +17,7 @@ from fewshot_bench.adaptation import EmbeddedSplit
 from fewshot_bench.code_identity import code_of_call
 from fewshot_bench.engine.classify import gram_pays
 from fewshot_bench.errors import (
+    ArgumentError,
     CodeError,
     EmbeddingError,
     EpisodeError,
@@ -221,7 +222,7 @@ def test_embeddings_that_do_not_fit_are_refused(embeddings, words):
 
 @pytest.mark.parametrize("some", [[], None, [None], "episodes", [episodes(1, 4)] * 2, episodes(1, 0)])
 def test_episodes_that_are_none_or_come_twice_are_refused(some):
-    with pytest.raises(EpisodeError, match="episode"):
+    with pytest.raises((ArgumentError, EpisodeError), match="episode"):
         evaluate("centroid", EMBEDDINGS, some)
 
 
