@@ -32,7 +32,7 @@ from fewshot_bench.embeddings import (
     Measured,
     TrainingImages,
     chosen_linear_probe,
-    compare,
+    compare_embeddings,
     fitted_linear_probe,
     measure,
     similarity_histograms,
@@ -169,7 +169,7 @@ def _count(measured: tuple[Measured, ...]) -> None:
 
 def _compare(split: Split) -> float:
     other = split[0][:, ::-1] ** 2
-    return compare(split[0], other, split[1], intervals=False)[-1].value
+    return compare_embeddings(split[0], other, split[1], intervals=False)[-1].value
 
 
 def _auc(split: Split) -> float:

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation, Logistic
 from fewshot_bench.backbones import BackboneRequest, create_backbone, embed
 from fewshot_bench.datasets import import_dataset, open_dataset
-from fewshot_bench.engine.classify import adapt
 from fewshot_bench.episodes import Episodes, Protocol
 from fewshot_bench.errors import DatasetError
+from fewshot_bench.evaluation import evaluate
 
 CLASSES = 12
 SETS = ((30, 20), (60, 10))
@@ -85,7 +85,7 @@ def one_set(photos: NDArray[np.float32], shot: int, episodes: int, seed: int) ->
     embeddings = np.ascontiguousarray(photos.reshape(classes * per_class, -1))
 
     def accuracy(adaptation: EmbeddingAdaptation) -> Floats:
-        return adapt(embeddings, drawn, adaptation).accuracy
+        return evaluate(adaptation, embeddings, drawn).outcomes.accuracy
 
     difference = accuracy(Logistic()) - accuracy(Centroid())
     return Drawn(difference[None], images[:, :, 0].astype(np.int64) // per_class, classes, images)

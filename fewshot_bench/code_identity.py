@@ -14,7 +14,7 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
@@ -101,6 +101,35 @@ def code_of(obj: Any, *, module: str = "", installed: Distribution | None = None
         origin = origin if any(origin) or known is None else known.origin
         known = _KNOWN[id(obj)] = _identified(obj, *origin)
     return known.identity
+
+
+def code_of_call(function: Any) -> CodeIdentity | None:
+    """The identity of what calling an object computes; None for what needs none.
+
+    The source of a function of a module says it all. What else can be called holds values that no source tells, such
+    as a lambda, a closure, a partial or an instance with weights: its identity is never the same in another process.
+    """
+    identity = code_of(function)
+    if inspect.isbuiltin(function) or (inspect.isfunction(function) and _found_by_name(function) is function):
+        return identity
+    known = _CALLS.get(id(function))
+    if known is None:
+        name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+        shown = CodeIdentity(name, "") if identity is None else identity
+        known = _CALLS[id(function)] = (function, replace(shown, digest=f"{_UNKNOWN} {secrets.token_hex(8)}"))
+    return known[1]
+
+
+_CALLS: dict[int, tuple[Any, CodeIdentity]] = {}
+"""Identities of one process, with the objects, so that no other object gets the same id."""
+
+
+def _found_by_name(function: Any) -> Any:
+    """What the module of a function has under its name."""
+    found: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def source_digest(module: str) -> str:

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fewshot_bench.errors import StudyError
+
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
@@ -27,6 +29,19 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 _share_of_cpu_memory = 1.0
+
+
+def chosen_device(name: str) -> str:
+    """The torch device for "auto", "cpu", "cuda", "cuda:1" or "mps"; raises StudyError if it is not here."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()  # "meta" can be made, but holds nothing
+        if torch.device(name).type == "cuda":
+            torch.cuda.set_device(name)  # what is recorded and timed there belongs to the current device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise StudyError(f"there is no device '{name}' here. Use --device cpu, or auto.") from error
+    return name
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

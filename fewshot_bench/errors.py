@@ -18,6 +18,14 @@ class FewshotBenchError(Exception):
     """Base of every error that a user can fix."""
 
 
+class ArgumentError(FewshotBenchError, TypeError):
+    """A function has no such argument, or takes another type."""
+
+
+class FieldError(FewshotBenchError, ValueError):
+    """A field of a model does not take a value."""
+
+
 class UnknownNameError(FewshotBenchError):
     """A name is not registered; the message offers the nearest names, or the name used here."""
 
@@ -53,6 +61,10 @@ class DatasetError(FewshotBenchError):
 
 class EpisodeError(FewshotBenchError):
     """A protocol asks for episodes that the split cannot give, or a lock file does not verify."""
+
+
+class PositionError(FewshotBenchError, IndexError):
+    """A position lies outside, as an IndexError says of a list."""
 
 
 class ShapeError(FewshotBenchError):

@@ -51,7 +51,7 @@ def location(file: str | None, line: int | None) -> str:
 
 def is_code(name: str) -> bool:
     """Whether a name is `module:callable` rather than the name of something registered."""
-    return ":" in name
+    return isinstance(name, str) and ":" in name
 
 
 def import_named(name: str) -> tuple[Any, str]:

@@ -22,8 +22,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
+from fewshot_bench._io.notebooks import html_rows
 from fewshot_bench.code_identity import CodeIdentity, code_of, what_changed
-from fewshot_bench.errors import CodeError, CodeNotTrustedError, UnknownNameError
+from fewshot_bench.errors import ArgumentError, CodeError, CodeNotTrustedError, UnknownNameError
 from fewshot_bench.plugins import import_failure, import_named, is_code, load_from_source, make_importable
 
 T = TypeVar("T")
@@ -79,6 +80,13 @@ class Registry(Generic[T]):
         self._aliases: dict[str, str] = {}
         self._admitted: dict[str, None] = {}
 
+    def __repr__(self) -> str:
+        return f"<Registry of {self.group.rpartition('.')[2]}: {', '.join(self.names())}>"
+
+    def _repr_html_(self) -> str:
+        known = [(name, self._entries[name].summary if name in self._entries else "") for name in self.names()]
+        return html_rows(self.group.rpartition(".")[2], ("name", "summary"), known)
+
     def register(self, name: str, summary: str, **facts: Any) -> Callable[[T], T]:
         """Decorate a factory to make it known as `name`."""
 
@@ -108,6 +116,10 @@ class Registry(Generic[T]):
             CodeNotTrustedError: the name is code that has not been admitted.
             CodeError: the entry point cannot be imported.
         """
+        if not isinstance(name, str):
+            raise ArgumentError(
+                f"the name of {'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind} is text, not {name!r:.40}."
+            )
         if name in self._entries:
             return self._entries[name]
         if name in self._points:

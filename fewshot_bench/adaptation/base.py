@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
+from fewshot_bench._io.notebooks import ShownByFields
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.code_identity import code_of
 from fewshot_bench.errors import CodeError, StudyError
@@ -25,7 +26,7 @@ Choose = Literal["none", "support-cv", "ensemble"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptation(ABC):
+class Adaptation(ShownByFields, ABC):
     """What is done with a support set.
 
     Subclasses are frozen dataclasses whose fields are the hyper-parameters. All of them go into the method's
@@ -86,10 +87,15 @@ class EmbeddingAdaptation(Adaptation):
         for name, words in _words_of(type(self)).items():
             known = ", ".join(word for word in words if word is not None)
             self._expect(getattr(self, name) in words, name, f"one of {known}")
+        tried = self.candidates
+        is_mapping = isinstance(tried, Mapping) and all(isinstance(values, list | tuple) for values in tried.values())
+        self._expect(tried is None or is_mapping, "candidates", "None, or lists of values by hyper-parameter")
         for field_ in fields(self):
             value = getattr(self, field_.name)
             if value is field_.default:
                 continue
+            if field_.type in ("int", int, "float", float):
+                self._expect(value is not None, field_.name, "a number")
             if field_.type in ("bool", bool):
                 self._expect(isinstance(value, bool), field_.name, "true or false")
             self._expect(not (isinstance(value, float) and math.isinf(value)), field_.name, "finite")

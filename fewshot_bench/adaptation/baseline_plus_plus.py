@@ -31,6 +31,7 @@ from torch.nn.functional import one_hot
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts, square_roots
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.training import image_keys, keyed_uniform
 
 ClassNorms = Literal["fixed", "learned"]
@@ -40,7 +41,7 @@ _DIRECTION, _WEIGHTS, _BATCHES = range(3)
 _SMALLEST = 1e-30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CosineHeads:
     """One cosine head per episode.
 
@@ -59,6 +60,7 @@ class CosineHeads:
     paper="Chen et al., 2019, A Closer Look at Few-shot Classification",
     family="fine-tuning",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class BaselinePlusPlus(EmbeddingAdaptation):
     """A cosine head trained by SGD; the norms of features do not matter to it.

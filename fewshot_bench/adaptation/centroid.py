@@ -15,6 +15,7 @@ from torch.nn.functional import embedding_bag
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import ShapeError
 
 Metric = Literal["cosine", "euclidean"]
@@ -63,6 +64,7 @@ def _nearness(products: Tensor, centroids: Tensor, queries: Tensor, metric: Metr
     paper="Snell et al., 2017, Prototypical Networks; Wang et al., 2019, SimpleShot",
     family="nearest neighbour",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class Centroid(EmbeddingAdaptation):
     """Nearest class centroid.

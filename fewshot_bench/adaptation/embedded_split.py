@@ -26,7 +26,7 @@ _POWER = 0.5
 _POWER_OFFSET = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EmbeddedSplit:
     """Embeddings of every image of a split, on one device.
 

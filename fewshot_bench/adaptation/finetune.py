@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.finetuning.tuned_parameters import parse_tuning
@@ -29,6 +30,7 @@ from fewshot_bench.finetuning.tuned_parameters import parse_tuning
     paper="Dhillon et al., 2020, A Baseline for Few-Shot Image Classification; Long et al., 2023",
     family="fine-tuning",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class Finetune(EpisodeRecipe, Adaptation):
     """Fine-tuning of a backbone on each support set; the hyper-parameters are those of `EpisodeRecipe`."""

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts, square_roots
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import EmbeddingError, StudyError
 from fewshot_bench.losses import (
     LOSSES,
@@ -44,6 +45,7 @@ _VIEWS_PER_STEP = 2
     paper="Chen et al., 2019, A Closer Look at Few-shot Classification",
     family="fine-tuning",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class FinetuneHead(EmbeddingAdaptation):
     """A head trained on the support set; the backbone stays frozen.
@@ -98,7 +100,7 @@ class FinetuneHead(EmbeddingAdaptation):
         self._expect_whole(1, "steps")
         self._expect_positive("learning_rate", "tau", "scale")
         self._expect_not_negative("weight_decay")
-        self._expect(0 <= self.lambda_ <= 1, "lambda_", "between 0 and 1")
+        self._expect(isinstance(self.lambda_, int | float) and 0 <= self.lambda_ <= 1, "lambda_", "between 0 and 1")
         if self.views is not None:
             self._expect_whole(2, "views")
         self._expect(not (self.head == "cosine" and self.start == "zero"), "start", "centroid for a cosine head")

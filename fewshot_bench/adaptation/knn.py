@@ -29,6 +29,7 @@ from torch import Tensor
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.centroid import Metric
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import ShapeError
 
 _EPISODES_AT_ONCE = 128
@@ -40,6 +41,7 @@ _EPISODES_AT_ONCE = 128
     paper="Cover and Hart, 1967, Nearest Neighbor Pattern Classification",
     family="nearest neighbour",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class KNearestNeighbours(EmbeddingAdaptation):
     """Vote of the nearest support images; equal votes go to the class whose voters are nearer on average.
@@ -131,6 +133,7 @@ def _kth_nearest(nearness: Tensor, k: int) -> Tensor:
     paper="Vinyals et al., 2016, Matching Networks",
     family="nearest neighbour",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class Matching(EmbeddingAdaptation):
     """Attention over the support images.

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts, scores_in_span
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import ShapeError
 
 CovarianceSource = Literal["support", "base"]
@@ -94,6 +95,7 @@ def _solve(scatter: Tensor, strength: Tensor, right: Tensor) -> Tensor:
     "Discriminant Analysis",
     family="generative",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class LDA(EmbeddingAdaptation):
     """Linear discriminant analysis.

@@ -30,6 +30,7 @@ from fewshot_bench.adaptation.embedded_split import (
     support_labels,
     symmetric_products,
 )
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.training.recipe import AugmentationName
 
@@ -45,6 +46,7 @@ _LARGEST_HALVINGS = 40
     paper="Tian et al., 2020, Rethinking Few-Shot Image Classification",
     family="linear",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class Logistic(EmbeddingAdaptation):
     """Logistic regression in the span of the support embeddings.

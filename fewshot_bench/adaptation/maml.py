@@ -18,6 +18,7 @@ from typing import Any, ClassVar, get_args
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
 from fewshot_bench.adaptation.finetune import Finetune
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.recipe import BatchNormMode
 from fewshot_bench.training.recipe import Recipe, Statistics
@@ -29,6 +30,7 @@ from fewshot_bench.training.recipe import Recipe, Statistics
     paper="Finn et al., 2017, Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
     family="fine-tuning",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class MAML(Adaptation):
     """Gradient steps on the support set, for networks that were trained by gradient-based meta-learning.

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, scores_in_span, support_labels, symmetric_products
+from fewshot_bench.arguments import checked_names
 
 _EPISODES_AT_ONCE = 256
 
@@ -32,6 +33,7 @@ _EPISODES_AT_ONCE = 256
     paper="Bertinetto et al., 2019, Closed-Form Solvers (R2D2); Lee et al., 2019, MetaOptNet",
     family="linear",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class Ridge(EmbeddingAdaptation):
     """Ridge regression in the span of the support embeddings.

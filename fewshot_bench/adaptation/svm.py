@@ -33,6 +33,7 @@ from fewshot_bench.adaptation.embedded_split import (
     support_labels,
     symmetric_products,
 )
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import EmbeddingError
 
 _EPISODES_AT_ONCE = 256
@@ -47,6 +48,7 @@ _FIRST_BALANCE = 60
     paper="Crammer and Singer, 2001, Multiclass Kernel-Based Vector Machines; Lee et al., 2019, MetaOptNet",
     family="linear",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class SupportVectorMachine(EmbeddingAdaptation):
     """Support vector machine in the span of the support embeddings.

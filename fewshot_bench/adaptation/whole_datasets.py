@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, WholeAdaptation
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.embeddings.labelled_embeddings import ProbeFeatures
 from fewshot_bench.errors import StudyError
 
@@ -23,6 +24,7 @@ from fewshot_bench.errors import StudyError
     paper="Goodfellow et al., 2016, Deep Learning, section 6.2.2",
     family="whole datasets",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class TrainedClassifier(WholeAdaptation):
     """The most probable class by the softmax of the classifier that was trained with the network."""
@@ -70,6 +72,7 @@ class Probe(WholeAdaptation):
     paper="Oquab et al., 2024, DINOv2: Learning Robust Visual Features without Supervision",
     family="whole datasets",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class LinearProbing(Probe):
     """Multinomial logistic regression with an L2 penalty, fitted by L-BFGS to all images.
@@ -101,6 +104,7 @@ class LinearProbing(Probe):
     paper="Wu et al., 2018, Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
     family="whole datasets",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class KNNProbing(Probe):
     """Weighted vote of the nearest training images.

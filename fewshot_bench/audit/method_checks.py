@@ -52,7 +52,7 @@ from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.progress import Progress
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AskedEpisodes(Episodes):
     """Support sets of episodes with other queries than their own.
 

@@ -22,8 +22,9 @@ from fewshot_bench.backbones import Backbone
 from fewshot_bench.backbones.embedding_tuner import is_never_tuned
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
+from fewshot_bench.devices import chosen_device
 from fewshot_bench.engine.classify import Classifier
-from fewshot_bench.engine.engine import LocalEngine, chosen_device
+from fewshot_bench.engine.engine import LocalEngine
 from fewshot_bench.errors import FewshotBenchError, ReproductionError, WeightsError
 from fewshot_bench.outcomes import Cell, MethodCard
 from fewshot_bench.outcomes.manifest import environments_of

@@ -29,7 +29,7 @@ LEVEL = 0.001
 """Of the test that differences favour no method: an audit has many tests, and should not accuse by accident."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChangedPredictions:
     """New predictions of some episodes, compared with the stored ones.
 

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from fewshot_bench._io.notebooks import ShownByFields, html_facts
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones.task_head import TaskHead
 from fewshot_bench.backbones.weights import weights_digest
 from fewshot_bench.backbones.weights_file import BaseHead
@@ -98,7 +100,7 @@ def from_timm_config(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Backbone:
     """A network that turns preprocessed images into embeddings.
 
@@ -132,14 +134,29 @@ class Backbone:
     task_head: TaskHead | None = None
     computing: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        kind = self.pretraining or ("pretrained" if self.is_pretrained else "not trained")
+        return f"<Backbone: {self.name}, {self.embedding_size:,} dimensions, {kind}>"
+
+    def _repr_html_(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        facts = {
+            "dimensions": self.embedding_size,
+            "parameters": parameters,
+            "image size": self.preprocessing.image_size,
+        }
+        kind = self.pretraining or ("yes" if self.is_pretrained else "none")
+        return html_facts(self.name, facts | {"pretraining": kind})
+
     @cached_property
     def weights(self) -> str:
         """Digest of the network's weights when first asked for; the base head is not part of it."""
         return weights_digest(self.network)
 
 
+@checked_arguments
 @dataclass(frozen=True)
-class BackboneRequest:
+class BackboneRequest(ShownByFields):
     """A backbone as a user asks for it.
 
     Attributes:

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench._io.tensors import DamagedFileError, read_tensors, write_tensors
 from fewshot_bench._io.versions import installed_version
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones.backbone import Backbone, checked_embeddings
 from fewshot_bench.backbones.embedding_tuner import BLOCK, EmbeddingTuner, Forward, default_batch_size, is_never_tuned
 from fewshot_bench.cache import EMBEDDINGS, build_once
 from fewshot_bench.code_identity import source_digest
 from fewshot_bench.datasets.dataset import ImageSplit
-from fewshot_bench.devices import float32_settings
+from fewshot_bench.devices import chosen_device, float32_settings
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.progress import SILENT, Progress
@@ -86,11 +87,12 @@ Augment = Callable[[Tensor, slice], Tensor]
 """uint8 images [B, C, H, W] and their places in the split -> uint8 [B, C, H, W]."""
 
 
+@checked_arguments
 def embed(
     split: ImageSplit,
     backbone: Backbone,
     *,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     batch_size: int | None = None,
     augment: Augment | None = None,
     augmentation_name: str = "",
@@ -119,7 +121,9 @@ def embed(
     Raises:
         EmbeddingError: an embedding is not finite, or does not have D numbers.
         CacheError: the size limit of the cache cannot be read.
+        StudyError: the device is not here.
     """
+    device = chosen_device(str(device))
     if not use_cache or (augment is not None and not augmentation_name):
         return _Embedding(split, backbone, device, batch_size, augment).compute(progress)
     is_tuned = batch_size is None and not is_never_tuned(len(split))

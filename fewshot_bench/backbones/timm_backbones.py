@@ -22,6 +22,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from fewshot_bench._io.hub import why_hub_is_away, why_not_reachable
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones.backbone import (
     BACKBONES,
     UNKNOWN,
@@ -312,6 +313,7 @@ def _finish(request: BackboneRequest, network: Any, fit: Mapping[str, Any], pret
     return Backbone(request.name, network.eval(), preprocessing, width, True, changes, pretraining, fit=fit)
 
 
+@checked_arguments
 def create_backbone(request: BackboneRequest | str, *, is_stand_in: bool = False) -> Backbone:
     """Make the backbone that the user asked for.
 

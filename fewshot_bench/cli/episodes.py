@@ -65,7 +65,6 @@ def show(
     from fewshot_bench.datasets import open_dataset
     from fewshot_bench.datasets.dataset import split_name
     from fewshot_bench.episodes import sample_episodes, whole_protocol
-    from fewshot_bench.episodes.contact_sheet import contact_sheet
 
     images = open_dataset(options["dataset"]).split(split_name(options["split"]))
     if options["sampler"] == "whole":
@@ -84,7 +83,7 @@ def show(
             for part in ("support", "query"):
                 typer.echo(f"  {part:<8}" + " ".join(row[part]))
     if png is not None:
-        contact_sheet(images, drawn).save(png, format="PNG")
+        drawn[0].contact_sheet().save(png, format="PNG")
         typer.echo(f"contact sheet in {png}", err=as_json)
 
 

@@ -253,8 +253,7 @@ def devices(device: str, jobs: int) -> list[str]:
 def _limit_memory(device: str, share: float) -> None:
     import torch
 
-    from fewshot_bench.devices import limit_to_share
-    from fewshot_bench.engine.engine import chosen_device
+    from fewshot_bench.devices import chosen_device, limit_to_share
 
     limit_to_share(share, torch.device(chosen_device(device)))
 

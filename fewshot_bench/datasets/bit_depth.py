@@ -99,7 +99,7 @@ def eight_bits(image: Image.Image, scale: ValueRange) -> Image.Image:
     return gray
 
 
-@dataclass
+@dataclass(eq=False)
 class UsedValues:
     """What values the images of a dataset use, whatever their order.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.datasets.dataset import Dataset, ImageSplit, SplitName
 from fewshot_bench.datasets.fetch import RemoteFile, zenodo_files
 from fewshot_bench.datasets.own_images import OwnOptions, looks_like_a_place, open_own_images
@@ -22,6 +23,7 @@ from fewshot_bench.registry import Registry
 DATASETS: Registry[Callable[[], Dataset]] = Registry("dataset", schemes=("hf",))
 
 
+@checked_arguments
 def open_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: Progress = SILENT) -> Dataset:
     """Open a dataset; its images are memory-mapped.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot_bench._io.notebooks import html_facts, html_rows, shortened
+from fewshot_bench.arrays import checked_position, checked_positions, is_position
 from fewshot_bench.errors import DatasetError, UnknownNameError
 
 SplitName = Literal["base", "validation", "novel", "train", "test"]
@@ -22,9 +24,12 @@ ALL_SPLIT_NAMES: tuple[SplitName, ...] = ("base", "train", "validation", "novel"
 """With those of an ordinary classification dataset, whose train, validation and test splits share their classes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSplit:
     """The images of one split, grouped by class, in canonical order.
+
+    `split[5]` is image 5 with its class as a number, `split[2:7]` are several as arrays, and a loop goes over all. Two
+    are equal if they have the same images under the same names.
 
     Attributes:
         dataset: name of the dataset.
@@ -50,6 +55,37 @@ class ImageSplit:
         return (
             f"<ImageSplit: {self.name} of {self.dataset}, {len(self.images):,} images, {len(self.class_names)} classes>"
         )
+
+    def _repr_html_(self) -> str:
+        facts = {"images": len(self), "classes": len(self.class_sizes), "names": shortened(self.class_names)}
+        sides = " x ".join(map(str, self.images.shape[1:]))
+        return html_facts(f"{self.name} split of {self.dataset}", facts | {"pixels": sides})
+
+    def __eq__(self, other: object) -> bool:
+        return self._identity == other._identity if isinstance(other, ImageSplit) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return self.dataset, self.name, self.fingerprint, self.class_names, self.class_sizes
+
+    @overload
+    def __getitem__(self, key: int | np.integer[Any]) -> tuple[NDArray[np.uint8], int]: ...
+    @overload
+    def __getitem__(
+        self, key: slice | Sequence[int] | NDArray[np.integer[Any] | np.bool_]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]: ...
+    def __getitem__(self, key: Any) -> tuple[NDArray[np.uint8], int | NDArray[np.int64]]:
+        if is_position(key):
+            row = checked_position(key, len(self), repr(self))
+            return self.images[row], int(self.labels[row])
+        rows = checked_positions(key, len(self), repr(self))
+        return self.images[rows], self.labels[rows]
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        return (self[row] for row in range(len(self)))
 
     def __post_init__(self) -> None:
         if not self.dataset_fingerprint:
@@ -92,7 +128,7 @@ class ImageSplit:
         return len(self.images)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """A named dataset with its splits.
 
@@ -110,6 +146,20 @@ class Dataset:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     identified_by: IdentifiedBy = "pixels"
     place: str = ""
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        return f"<Dataset: {self.name}, {splits or 'no'} images>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, len(split.class_sizes), len(split), " x ".join(map(str, split.images.shape[1:])))
+            for name, split in self.splits.items()
+        ]
+        return html_rows(self.name, ("split", "classes", "images", "pixels"), rows)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.fingerprint))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -142,7 +192,7 @@ class Dataset:
         Raises:
             DatasetError: the dataset has no such split.
         """
-        if name not in self.splits:
+        if not isinstance(name, str) or name not in self.splits:
             present = ", ".join(self.splits)
             if not self.is_few_shot:
                 drawn_from = "test" if "test" in self.splits else "train"

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from fewshot_bench._io.locations import cache_folder
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.datasets.catalogue import BENCHMARKS, DATASETS, import_command
 from fewshot_bench.datasets.dataset import Dataset
 from fewshot_bench.datasets.fetch import fetch
@@ -80,6 +81,7 @@ def _places(tree: FileTree) -> Iterator[FileTree]:
         level = below
 
 
+@checked_arguments
 def import_dataset(
     name: str,
     source: Path | str,

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench._io.locations import cache_folder
+from fewshot_bench._io.notebooks import ShownByFields
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.datasets.bit_depth import UsedValues
 from fewshot_bench.datasets.dataset import ALL_SPLIT_NAMES, Dataset, SplitName, by_reason
 from fewshot_bench.datasets.duplicates import Duplicates
@@ -54,8 +56,9 @@ _MOST_SKIPPED = 1000  # named in every result; a table may have a million rows w
 _MOST_REASONS = 100
 
 
+@checked_arguments
 @dataclass(frozen=True)
-class OwnOptions:
+class OwnOptions(ShownByFields):
     """How own images become a dataset.
 
     Attributes:
@@ -88,7 +91,8 @@ class OwnOptions:
             raise DatasetError(f"--layout is auto, classes or splits, not '{self.layout}'.")
         if self.fractions is None:
             return
-        is_whole = abs(sum(self.fractions) - 1) < 1e-6
+        are_three = len(self.fractions) == 3 and all(isinstance(share, int | float) for share in self.fractions)
+        is_whole = are_three and abs(sum(self.fractions) - 1) < 1e-6
         if not (is_whole and min(self.fractions) >= 0 and self.fractions[2] > 0):
             raise DatasetError(
                 "--split takes the fractions of the classes for base, validation and novel, which sum to 1, not "
@@ -153,6 +157,7 @@ def _remove_oldest(folder: Path, label: str) -> None:
         (folder / f".{place.name}.lock").unlink(missing_ok=True)
 
 
+@checked_arguments
 def import_own_images(
     name: str, source: str, options: OwnOptions, *, replace_stored: bool = False, progress: Progress = SILENT
 ) -> Dataset:

@@ -235,7 +235,7 @@ class SplitContent(Protocol):
         """The images in canonical order, uint8 [B, H, W, C] each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WholeSplit:
     """A split whose images are in memory already, uint8 [I, H, W, C]."""
 

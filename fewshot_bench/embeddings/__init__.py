@@ -11,7 +11,7 @@ from fewshot_bench.embeddings.linear_probe import (
     chosen_linear_probe,
     fitted_linear_probe,
 )
-from fewshot_bench.embeddings.measures import MEASURES, Measure, Measured, compare, measure
+from fewshot_bench.embeddings.measures import MEASURES, Measure, Measured, compare_embeddings, measure
 from fewshot_bench.embeddings.similarities import SimilarityHistograms, similarity_histograms
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "TrainingImages",
     "chosen_knn_probe",
     "chosen_linear_probe",
-    "compare",
+    "compare_embeddings",
     "fitted_linear_probe",
     "measure",
     "similarity_histograms",

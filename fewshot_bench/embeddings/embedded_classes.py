@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fewshot_bench.arrays import as_array
 from fewshot_bench.errors import EmbeddingError, ShapeError
 
 GROUPS = 20
@@ -76,7 +77,7 @@ class EmbeddedClasses:
 
 
 def embedded_classes(
-    embeddings: NDArray[np.float32], labels: ArrayLike, *, groups: int = GROUPS, seed: int = 0
+    embeddings: ArrayLike, labels: ArrayLike, *, groups: int = GROUPS, seed: int = 0
 ) -> EmbeddedClasses:
     """Check embeddings and put their classes into groups.
 
@@ -91,7 +92,7 @@ def embedded_classes(
         ShapeError: the arrays do not belong together, or fewer than two groups are asked for.
         EmbeddingError: a value is not finite, an embedding is zero, all are equal, or the classes allow no pair.
     """
-    rows, numbers = np.asarray(embeddings), np.asarray(labels)
+    rows, numbers = as_array(embeddings), as_array(labels)
     if rows.ndim != 2 or numbers.shape != rows.shape[:1] or not rows.size:
         raise ShapeError(f"embeddings [I, D] need labels [I], not {list(rows.shape)} and {list(numbers.shape)}.")
     if not np.issubdtype(numbers.dtype, np.integer) or not np.issubdtype(rows.dtype, np.floating):

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from fewshot_bench._io.notebooks import ShownByFields
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.embeddings.cka import KernelAlignment
 from fewshot_bench.embeddings.class_geometry import ClassGeometry
 from fewshot_bench.embeddings.embedded_classes import GROUPS, EmbeddedClasses, embedded_classes
@@ -23,7 +24,7 @@ _INF = math.inf
 
 
 @dataclass(frozen=True)
-class Measure:
+class Measure(ShownByFields):
     """The title of a measure in tables, and the range of its values.
 
     Attributes:
@@ -59,7 +60,7 @@ MEASURES: Mapping[str, Measure] = {
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(ShownByFields):
     """The value of a measure, or the difference of two networks in it.
 
     Attributes:
@@ -83,8 +84,9 @@ class _Part(Protocol):
     def values(self, without: int | None = None) -> dict[tuple[str, str], float]: ...
 
 
+@checked_arguments
 def measure(
-    embeddings: NDArray[np.float32],
+    embeddings: ArrayLike,
     labels: ArrayLike,
     *,
     intervals: bool = True,
@@ -95,7 +97,7 @@ def measure(
     """All measures of one network's embeddings.
 
     Args:
-        embeddings: [I, D], in any order.
+        embeddings: an array or tensor [I, D], in any order.
         labels: the class of each, [I].
         intervals: whether to compute intervals over classes, by a jackknife that leaves out groups of classes.
         seed: decides which classes form a group where there are more classes than groups.
@@ -110,9 +112,10 @@ def measure(
     return _measured(split, [Spectrum(split), Pairs(split), ClassGeometry(split)], intervals, progress)
 
 
-def compare(
-    a: NDArray[np.float32],
-    b: NDArray[np.float32],
+@checked_arguments
+def compare_embeddings(
+    a: ArrayLike,
+    b: ArrayLike,
     labels: ArrayLike,
     *,
     measured: tuple[Sequence[Measured], Sequence[Measured]] | None = None,

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fewshot_bench.arguments import checked_arguments
+from fewshot_bench.arrays import as_array
 from fewshot_bench.embeddings.embedded_classes import EmbeddedClasses, embedded_classes
 from fewshot_bench.errors import ShapeError
 
 BINS = 10_000
+_MOST_BINS = 10_000_000
 UNIFORMITY_T = 2.0
 """t of the Gaussian potential exp(-t |u - v|^2), as Wang and Isola (2020) set it."""
 
@@ -35,8 +38,9 @@ class SimilarityHistograms:
     auc_bound: float
 
 
+@checked_arguments
 def similarity_histograms(
-    embeddings: NDArray[np.float32], labels: ArrayLike, bins: int = BINS, *, classes: ArrayLike | None = None
+    embeddings: ArrayLike, labels: ArrayLike, bins: int = BINS, *, classes: ArrayLike | None = None
 ) -> SimilarityHistograms:
     """Count the cosine similarities of all pairs of different images.
 
@@ -50,11 +54,11 @@ def similarity_histograms(
         ShapeError: the arrays do not belong together, a class is not among the labels, or there are no bins.
         EmbeddingError: a value is not finite, an embedding is zero, all are equal, or the classes allow no pair.
     """
-    rows, numbers = np.asarray(embeddings), np.asarray(labels)
-    if bins < 1:
-        raise ShapeError(f"a histogram needs 1 bin or more, not {bins}.")
+    rows, numbers = as_array(embeddings), as_array(labels)
+    if not 1 <= bins <= _MOST_BINS:
+        raise ShapeError(f"a histogram needs 1 to {_MOST_BINS:,} bins, not {bins!r:.40}.")
     if classes is not None:
-        absent = np.setdiff1d(classes, numbers)
+        absent = np.setdiff1d(as_array(classes), numbers)
         if absent.size:
             raise ShapeError(f"no image has the label {absent[0]}. Choose classes among the labels.")
         chosen = np.isin(numbers, classes)

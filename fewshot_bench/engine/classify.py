@@ -1,16 +1,12 @@
 """Turn episodes into predictions, a chunk at a time, on one device.
 
 The chunk only bounds memory: an episode's scores never depend on its neighbours.
-
-`adapt` goes from embeddings and episodes to outcomes in memory, in one call.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol as Interface
 
 import numpy as np
@@ -18,7 +14,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import check_fields, code_of_adaptation
 from fewshot_bench.adaptation.base import EmbeddingAdaptation
 from fewshot_bench.adaptation.checked_predictions import checked_scores
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
@@ -26,16 +21,8 @@ from fewshot_bench.adaptation.hyper_parameter_choice import floats_per_episode, 
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.recorded import RecordedEpisodes
 from fewshot_bench.episodes.sampler import Episodes
-from fewshot_bench.errors import EmbeddingError, EpisodeError
-from fewshot_bench.outcomes import (
-    Cell,
-    MethodCard,
-    Outcomes,
-    ProtocolCard,
-    claimed_frame,
-    claimed_protocol,
-    episode_frame,
-)
+from fewshot_bench.errors import EpisodeError
+from fewshot_bench.outcomes import ProtocolCard, claimed_frame, claimed_protocol, episode_frame
 from fewshot_bench.outcomes.claimed import classes_text
 from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.plugins import plugin_errors
@@ -170,58 +157,6 @@ class EmbeddingClassifier:
         return chunk_size(self.adaptation, protocol, self.split.embeddings.shape[1])
 
 
-def adapt(
-    embeddings: NDArray[np.float32],
-    episodes: Episodes | Sequence[Episodes],
-    adaptation: EmbeddingAdaptation,
-    *,
-    name: str = "",
-    device: str = "cpu",
-    chunk: int | None = None,
-) -> Outcomes:
-    """Adapt a method to every episode, and return its outcomes.
-
-    Args:
-        embeddings: of all images of the episodes' split, in canonical order, [I, D].
-        episodes: of `sample_episodes`, of each shape from `sample_by_shape`, or recorded.
-        adaptation: e.g. `Centroid()` or `Logistic(C=10)`.
-        name: of the method; the adaptation's name by default.
-        device: a torch device.
-        chunk: episodes at once; never changes a result.
-
-    Raises:
-        EmbeddingError: the embeddings are not finite, too few, or lack what the adaptation needs.
-        EpisodeError: the episodes are of several protocols.
-        CodeError: the adaptation's class has settings that cannot be recorded.
-    """
-    check_fields(type(adaptation).__name__, type(adaptation))
-    groups = [episodes] if isinstance(episodes, Episodes) else list(episodes)
-    _check(embeddings, groups, adaptation)
-    split = EmbeddedSplit(torch.from_numpy(embeddings).to(device), len(embeddings)).with_features(adaptation.features)
-    work = [(len(group), group.way, group.shot, group.protocol.query) for group in groups]
-    split = split.with_gram() if gram_pays(adaptation, len(embeddings), work) else split
-    # Hashing releases Python's lock, and takes a tenth of the time of nearest centroids.
-    with ThreadPoolExecutor(1) as executor:
-        digest = executor.submit(_digest, embeddings)
-        frames = [outcome_frame(group, classify(adaptation, split, group, chunk=chunk)) for group in groups]
-    method = MethodCard(
-        name=name or adaptation.name,
-        backbone="embeddings",
-        weights=digest.result(),
-        adaptation=adaptation.name,
-        hyper_parameters=adaptation.hyper_parameters(),
-        is_transductive=adaptation.is_transductive,
-        code=code_of_adaptation(adaptation),
-        assumes_balanced_queries=adaptation.assumes_balanced_queries,
-    )
-    return Outcomes(Cell(method, outcome_card(groups), {}), together(frames))
-
-
-def _digest(embeddings: NDArray[np.float32]) -> str:
-    """Digest of the numbers in memory, 64 hexadecimal digits; contiguous ones are not copied."""
-    return hashlib.sha256(np.ascontiguousarray(embeddings).data).hexdigest()
-
-
 def outcome_frame(
     episodes: Episodes,
     predictions: Positions,
@@ -288,26 +223,3 @@ def protocol_card(protocol: Protocol, dataset_fingerprint: str) -> ProtocolCard:
         sampler=protocol.sampler,
         sampler_settings=protocol.sampler_settings,
     )
-
-
-def _check(embeddings: NDArray[np.float32], groups: Sequence[Episodes], adaptation: EmbeddingAdaptation) -> None:
-    if any(not group.shot for group in groups):
-        raise EpisodeError(
-            f"{adaptation.name} learns from support sets, and episodes of a whole split have none. Use "
-            "fewshot_bench.run_study with protocol='full'."
-        )
-    if embeddings.ndim != 2 or embeddings.dtype != np.float32:
-        raise EmbeddingError(f"embeddings must be float32 [I, D], not {embeddings.dtype} {list(embeddings.shape)}.")
-    largest = max((int(group.images.max()) for group in groups if len(group)), default=-1)
-    if largest >= len(embeddings):
-        raise EmbeddingError(
-            f"the episodes name image {largest}, but there are {len(embeddings)} embeddings. "
-            "Embed the split that the episodes were drawn from."
-        )
-    if not np.isfinite(embeddings).all():
-        raise EmbeddingError("the embeddings hold NaN or infinite values.")
-    if adaptation.augmented_views or adaptation.features == "cl2" or adaptation.needs_base_covariance:
-        raise EmbeddingError(
-            f"{adaptation.name} with these hyper-parameters needs more than the plain embeddings of one split. "
-            "Use fewshot_bench.run_study."
-        )

@@ -14,11 +14,10 @@ from typing import Protocol as Interface
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.episodes.protocol import Protocol
-from fewshot_bench.errors import StudyError, keep_traceback
+from fewshot_bench.errors import keep_traceback
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,19 +110,6 @@ class Engine(Interface):
 
     def facts(self) -> dict[str, Any]:
         """What every cell records about the engine, as plain data; empty for this process."""
-
-
-def chosen_device(name: str) -> str:
-    """The torch device for "auto", "cpu", "cuda", "cuda:1" or "mps"; raises StudyError if it is not here."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).item()  # "meta" can be made, but holds nothing
-        if torch.device(name).type == "cuda":
-            torch.cuda.set_device(name)  # what is recorded and timed there belongs to the current device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise StudyError(f"there is no device '{name}' here. Use --device cpu, or auto.") from error
-    return name
 
 
 class LocalEngine:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.devices import limit_to_share, release_unused
-from fewshot_bench.engine.engine import Chunk, Worker, chosen_device, computed
+from fewshot_bench.devices import chosen_device, limit_to_share, release_unused
+from fewshot_bench.engine.engine import Chunk, Worker, computed
 from fewshot_bench.engine.ray_cluster import ray
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.errors import FewshotBenchError, StudyError, keep_traceback

@@ -1,5 +1,6 @@
 """Which images form a task: protocols, samplers, lock files."""
 
+from fewshot_bench.episodes.episode import Episode
 from fewshot_bench.episodes.protocol import SAMPLER_VERSION, SAMPLERS, Protocol, ProtocolFields
 from fewshot_bench.episodes.recorded import RecordedEpisodes, recorded_episodes
 from fewshot_bench.episodes.sampler import (
@@ -17,6 +18,7 @@ from fewshot_bench.episodes.samplers import sample_indices
 __all__ = [
     "SAMPLERS",
     "SAMPLER_VERSION",
+    "Episode",
     "Episodes",
     "Protocol",
     "ProtocolFields",

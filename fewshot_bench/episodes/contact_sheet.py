@@ -7,19 +7,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fewshot_bench.datasets.dataset import ImageSplit
-from fewshot_bench.episodes.sampler import Episodes
 
 _TILE = 56
 _GAP = 4
 _MARGIN = 190
 
 
-def contact_sheet(split: ImageSplit, episodes: Episodes, position: int = 0) -> Image.Image:
-    """Draw the episode at a position among episodes of a split."""
-    images = episodes.images[position]
+def contact_sheet(split: ImageSplit, images: NDArray[np.int32], shot: int) -> Image.Image:
+    """Draw an episode.
+
+    Args:
+        split: that the images are of.
+        images: image indices, a row per class, support first, -1 after the last of a class, [N, K + Q].
+        shot: K.
+    """
     images = images[:, (images >= 0).any(axis=0)]
     way, columns = images.shape
-    shot = episodes.shot
     width = _MARGIN + columns * (_TILE + _GAP) + 3 * _GAP
     sheet = Image.new("RGB", (width, way * (_TILE + _GAP) + _GAP + 20), "white")
     draw = ImageDraw.Draw(sheet)

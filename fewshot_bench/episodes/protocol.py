@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 from typing import Protocol as Interface
 
+from fewshot_bench._io.notebooks import ShownByFields
+from fewshot_bench.arguments import checked_except
 from fewshot_bench.datasets.dataset import SplitName, split_name
 from fewshot_bench.errors import EpisodeError, UnknownNameError
 from fewshot_bench.limits import (
@@ -80,8 +82,9 @@ class ProtocolFields(Interface):
         """Settings of the sampler."""
 
 
+@checked_except("way", "shot", "query", "episodes", "runs", "seed", "least_way", "least_shot")
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(ShownByFields):
     """Everything that decides which images are in which episode.
 
     Attributes:

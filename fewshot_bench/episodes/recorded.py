@@ -15,23 +15,18 @@ from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import EpisodeError
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RecordedEpisodes(Episodes):
     """Episodes whose images another program chose; `protocol` says only how large they are.
 
     Attributes:
         tasks: their name, which ends with a digest of their images: episodes of one name are the same.
-        class_names: of the split, in canonical order, [C].
-        class_sizes: of the split, [C].
     """
 
     tasks: str
-    class_names: tuple[str, ...]
-    class_sizes: tuple[int, ...]
 
     def __repr__(self) -> str:
-        task = f"{self.protocol.dataset} {self.way}-way {self.shot}-shot"
-        return f"<RecordedEpisodes: {task}, {len(self.numbers):,} of {self.tasks}>"
+        return f"<RecordedEpisodes: {self._task}, {len(self.numbers):,} of {self.tasks}>"
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -84,6 +79,7 @@ def recorded_episodes(
         chosen,
         np.ascontiguousarray(images, np.int32),
         f"{name} {digest.hexdigest()[:8]}",
-        split.class_names,
-        split.class_sizes,
+        class_names=split.class_names,
+        class_sizes=split.class_sizes,
+        split=split,
     )

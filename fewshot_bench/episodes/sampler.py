@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot_bench._io.notebooks import html_facts
+from fewshot_bench.arguments import checked_arguments
+from fewshot_bench.arrays import as_array, checked_position, checked_positions, is_position
 from fewshot_bench.datasets.dataset import ImageSplit, SplitName
+from fewshot_bench.episodes.episode import Episode
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, Protocol, ProtocolFields
 from fewshot_bench.episodes.samplers import (
     check_sizes,
@@ -22,7 +26,10 @@ from fewshot_bench.episodes.samplers import (
     shapes,
 )
 from fewshot_bench.errors import EpisodeError
-from fewshot_bench.limits import MOST_DRAWN, MOST_EPISODES, task_size
+from fewshot_bench.limits import MOST_DRAWN, MOST_EPISODES, MOST_RUNS, task_size
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def draw_groups(
@@ -193,9 +200,12 @@ sampler='whole', alpha=None, least_way=None, least_shot=None)
     return resolved_protocol(Protocol(dataset, split, len(class_sizes), 0, 1, sampler="whole"), class_sizes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Episodes:
     """Some episodes of one run, all of one shape.
+
+    `episodes[3]` is one `Episode`, `episodes[2:5]` are some of them, and a loop goes over all. Two are equal if they
+    are the same tasks.
 
     Attributes:
         protocol: the protocol they belong to.
@@ -204,6 +214,9 @@ class Episodes:
         numbers: which episodes of the run, [E].
         images: image indices within the split, a row per class, support first, int32 [E, N, K + Q]; where the classes
             have different numbers of queries, [E, N, K + N * Q] with -1 after the last query of a class.
+        class_names: of the split, in canonical order, [C]; empty if they are unknown.
+        class_sizes: images of each class of the split, [C]; empty if they are unknown.
+        split: that the images are of; None for episodes that were drawn without images.
     """
 
     protocol: Protocol
@@ -211,10 +224,59 @@ class Episodes:
     run: int
     numbers: NDArray[np.int64]
     images: NDArray[np.int32]
+    class_names: tuple[str, ...] = field(default=(), kw_only=True)
+    class_sizes: tuple[int, ...] = field(default=(), kw_only=True)
+    split: ImageSplit | None = field(default=None, kw_only=True)
 
     def __repr__(self) -> str:
-        task = f"{self.protocol.dataset} {self.way}-way {self.shot}-shot"
-        return f"<Episodes: {task}, {len(self.numbers):,} of run {self.run}>"
+        return f"<Episodes: {self._task}, {len(self.numbers):,} of run {self.run}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"task": self._task, "queries per class": self.protocol.query, "episodes": len(self), "run": self.run}
+        return html_facts(type(self).__name__, facts | {"sampler": self.protocol.sampler, "seed": self.protocol.seed})
+
+    @property
+    def _task(self) -> str:
+        return f"{self.protocol.dataset} {self.way}-way {self.shot}-shot"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Episodes) or type(other) is not type(self):
+            return NotImplemented
+        pairs = ((self.numbers, other.numbers), (self.images, other.images))
+        return self._identity == other._identity and all(np.array_equal(*pair) for pair in pairs)
+
+    def __hash__(self) -> int:
+        return hash((*self._identity, len(self)))
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return self.protocol, self.dataset_fingerprint, self.run
+
+    @overload
+    def __getitem__(self, key: int | np.integer[Any]) -> Episode: ...
+    @overload
+    def __getitem__(self, key: slice | Sequence[int] | NDArray[np.integer[Any] | np.bool_]) -> Self: ...
+    def __getitem__(self, key: Any) -> Episode | Self:
+        if not is_position(key):
+            return self._some(checked_positions(key, len(self), repr(self)))
+        row = checked_position(key, len(self), repr(self))
+        some = self._some(slice(row, row + 1))
+        return Episode(
+            self._task,
+            self.run,
+            int(self.numbers[row]),
+            some.support[0],
+            some.queries[0],
+            some.truth[0],
+            self.images[row],
+            self.split,
+        )
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[row] for row in range(len(self)))
+
+    def _some(self, rows: slice | NDArray[Any]) -> Self:
+        return replace(self, numbers=self.numbers[rows], images=self.images[rows])
 
     @property
     def way(self) -> int:
@@ -252,7 +314,7 @@ class Episodes:
         return len(self.numbers)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WholeEpisodes(Episodes):
     """Images of a whole split, each an episode of one query without a support set.
 
@@ -266,6 +328,14 @@ class WholeEpisodes(Episodes):
 
     def __repr__(self) -> str:
         return f"<WholeEpisodes: {len(self):,} images of the {self.protocol.split} split of {self.protocol.dataset}>"
+
+    def _some(self, rows: slice | NDArray[Any]) -> Self:
+        return replace(self, numbers=self.numbers[rows], images=self.images[rows], labels=self.labels[rows])
+
+    @property
+    def support(self) -> NDArray[np.int32]:
+        """Without any image, [E, C, 0]."""
+        return np.empty((len(self), self.way, 0), np.int32)
 
     @property
     def way(self) -> int:
@@ -283,6 +353,7 @@ class WholeEpisodes(Episodes):
         return self.labels[:, None].astype(np.min_scalar_type(self.way - 1))
 
 
+@checked_arguments
 def sample_episodes(
     split: ImageSplit,
     protocol: Protocol,
@@ -304,6 +375,7 @@ def sample_episodes(
     return groups[0]
 
 
+@checked_arguments
 def sample_by_shape(
     split: ImageSplit,
     protocol: Protocol,
@@ -331,10 +403,21 @@ def sample_by_shape(
         )
     if numbers is None:
         numbers = np.arange(resolved_protocol(protocol, split.class_sizes, split.class_names).episodes)
-    chosen = np.asarray(numbers, dtype=np.int64)
-    return draw(
+    chosen = _checked_numbers(numbers, run)
+    groups = draw(
         protocol, split.class_sizes, run, chosen, split.class_names, dataset_fingerprint=split.dataset_fingerprint
     )
+    return [replace(group, split=split) for group in groups]
+
+
+def _checked_numbers(numbers: object, run: int) -> NDArray[np.int64]:
+    """Numbers of episodes, [E]; raises EpisodeError for others, and for a negative run."""
+    array = as_array(numbers)
+    if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or int(array.min()) < 0)):
+        raise EpisodeError(f"numbers of episodes should be whole numbers from 0, [E], not {numbers!r:.40}.")
+    if not 0 <= run < MOST_RUNS:
+        raise EpisodeError(f"runs are numbered from 0 to {MOST_RUNS - 1:,}; there is no run {run!r:.40}.")
+    return array.astype(np.int64)
 
 
 def draw(
@@ -363,7 +446,12 @@ def draw(
         EpisodeError: the split has too few classes or images, or not that many episodes.
     """
     groups = draw_groups(protocol, class_sizes, run, numbers, class_names)
+    known = (protocol, dataset_fingerprint, run)
+    names, sizes = tuple(class_names or ()), tuple(map(int, class_sizes))
     if protocol.sampler == "whole":
         classes = _classes_of(np.asarray(class_sizes, np.int64), numbers.astype(np.int32))
-        return [WholeEpisodes(protocol, dataset_fingerprint, run, numbers, images, classes) for _, images in groups]
-    return [Episodes(protocol, dataset_fingerprint, run, numbers[rows], images) for rows, images in groups]
+        return [
+            WholeEpisodes(*known, numbers, images, classes, class_names=names, class_sizes=sizes)
+            for _, images in groups
+        ]
+    return [Episodes(*known, numbers[rows], images, class_names=names, class_sizes=sizes) for rows, images in groups]

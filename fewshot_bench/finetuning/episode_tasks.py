@@ -23,7 +23,7 @@ FOR_VIEWS, FOR_DROPOUT, FOR_ORDER, FOR_CHOICE = range(4)
 _IMAGES_AT_ONCE = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EpisodeKeys:
     """Keys of the random numbers of some episodes.
 
@@ -143,7 +143,7 @@ def _gathered(rows: Tensor, places: Tensor) -> Tensor:
     return rows.flatten(0, 1).index_select(0, flat.view(-1)).view(*places.shape, *rows.shape[2:])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EpisodeTask:
     """Some episodes of one size.
 
@@ -162,7 +162,7 @@ class EpisodeTask:
     query: Callable[[slice], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageTasks:
     """Makes tasks from the images of a split.
 

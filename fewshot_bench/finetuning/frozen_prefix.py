@@ -207,7 +207,7 @@ _IMAGES_AT_ONCE_ON_CPU = 32
 """Activations should stay near the caches: 256 images take half as long again."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NetworkParts:
     """A network in a frozen and a tuned part.
 

@@ -173,7 +173,7 @@ class EarlyStopping:
             weight.copy_(torch.where(mask, source[name], weight))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapted:
     """The result of fine-tuning some episodes.
 

@@ -34,7 +34,7 @@ _CLASSES = "classes"
 _PANDAS_INDEX = "__index_level_"  # names the index of a frame in a Parquet file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Texts:
     """A column of text.
 

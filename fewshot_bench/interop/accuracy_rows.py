@@ -70,7 +70,7 @@ class ImportOptions:
     transductive: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClaimedRows:
     """The episodes of one method on one protocol.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench._io.storage import whole_or_not
 from fewshot_bench._io.text import guarded
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.errors import AccuracyFileError, FewshotBenchError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.claimed import NO_CLASSES, SEPARATOR, UNKNOWN_CORRECT, UNKNOWN_QUERIES
@@ -43,8 +44,9 @@ SCHEMA = pa.schema(
 )
 
 
+@checked_arguments
 def export_outcomes(
-    store: OutcomeStore, path: Path, *, methods: Sequence[str] = (), datasets: Sequence[str] = ()
+    store: OutcomeStore, path: str | Path, *, methods: Sequence[str] = (), datasets: Sequence[str] = ()
 ) -> int:
     """Write a table of stored outcomes, cell after cell, all of it or nothing.
 
@@ -62,6 +64,7 @@ def export_outcomes(
         OutcomeError: there are no outcomes, or some are damaged.
         FewshotBenchError: a name fits no method, or several.
     """
+    path = Path(path)
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise AccuracyFileError(f"{path} should end in {' or '.join(_WRITERS)}.")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fewshot_bench._io.versions import installed_version
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.errors import AccuracyFileError
 from fewshot_bench.interop.accuracy_files import read_accuracy_file
 from fewshot_bench.interop.accuracy_rows import AccuracyRows, ClaimedRows, ImportOptions
@@ -58,8 +59,9 @@ class ImportReport:
     ignored: dict[str, list[str]]
 
 
+@checked_arguments
 def import_outcomes(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     store: OutcomeStore,
     options: ImportOptions | None = None,
     *,
@@ -83,7 +85,7 @@ def import_outcomes(
     """
     options = options or ImportOptions()
     store.check_folder()
-    claims, unnamed, ignored = _read(paths, options)
+    claims, unnamed, ignored = _read([Path(path) for path in paths], options)
     stored = [cell for cell in store.cells() if cell.protocol.is_claimed]
     _check_transductive(claims, stored, options)
     _check_pairs([claim for claim in claims if claim.protocol.fingerprint in unnamed], stored)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.losses.arrays import takes_arrays
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -22,6 +23,7 @@ StopGradient = Literal["none", "beta"]
 Anchors = Literal["mean", "sum"]
 
 
+@takes_arrays
 def contrastive_loss(
     embeddings: Tensor,
     labels: Tensor,

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.losses.arrays import takes_arrays
 from fewshot_bench.losses.contrastive import Reading, at_least_float32
 from fewshot_bench.losses.registry import LOSSES
 
 
+@takes_arrays
 def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean negative log-likelihood of the labels (Eq. 2 of the SCHaNe paper).
 

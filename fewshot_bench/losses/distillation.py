@@ -6,9 +6,11 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.losses.arrays import takes_arrays
 from fewshot_bench.losses.contrastive import at_least_float32
 
 
+@takes_arrays
 def distillation(logits: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
     """Mean divergence of a student's predictions from a teacher's (Hinton et al., 2015).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fewshot_bench.losses.arrays import takes_arrays
 from fewshot_bench.losses.contrastive import (
     Anchors,
     Reading,
@@ -18,6 +19,7 @@ from fewshot_bench.losses.cross_entropy import cross_entropy
 from fewshot_bench.losses.registry import LOSSES, mixture
 
 
+@takes_arrays
 def schane(
     embeddings: Tensor,
     labels: Tensor,
@@ -50,6 +52,7 @@ def schane(
     )
 
 
+@takes_arrays
 def hard_negative_weights(embeddings: Tensor, labels: Tensor, *, tau: float = 0.5) -> Tensor:
     """The weights beta of Eq. 3: how often each negative counts for each anchor, to look at what is hard.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fewshot_bench.losses.arrays import takes_arrays
 from fewshot_bench.losses.contrastive import Anchors, Reading, contrastive_loss
 from fewshot_bench.losses.cross_entropy import cross_entropy
 from fewshot_bench.losses.registry import LOSSES, mixture
 
 
+@takes_arrays
 def simclr(embeddings: Tensor, images: Tensor, *, tau: float = 0.5, anchors: Anchors = "mean") -> Tensor:
     """NT-Xent, the normalised temperature-scaled cross-entropy (Chen et al., 2020).
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Strict, TypeAdapter, ValidationError
 
+from fewshot_bench._io.notebooks import html_facts
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.limits import (
     LARGEST_CLASS,
@@ -282,7 +283,7 @@ def _check_provenance(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cell:
     """One method on one protocol.
 
@@ -309,6 +310,13 @@ class Cell:
         default_factory=dict, hash=False
     )
     class_names: Annotated[tuple[Text, ...], Field(max_length=MOST_CLASSES), FailFast()] = field(default=(), hash=False)
+
+    def __repr__(self) -> str:
+        return f"<Cell {self.key}: {self.method.marked_name}, {self.protocol.task}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"tasks": self.protocol.task, "backbone": self.method.backbone, "adaptation": self.method.adaptation}
+        return html_facts(f"{self.method.marked_name} ({self.key})", facts | self.method.hyper_parameters)
 
     @cached_property
     def key(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fewshot_bench._io.notebooks import html_facts
 from fewshot_bench.errors import ShapeError
 from fewshot_bench.limits import LARGEST_EPISODE, LARGEST_WAY, MOST_RUNS
 from fewshot_bench.outcomes.cell import Cell, ProtocolCard
@@ -181,6 +182,11 @@ class Outcomes:
         protocol, accuracy = self.cell.protocol, 100 * self.frame["accuracy"].mean()
         task = f"{protocol.dataset} {protocol.way}-way {protocol.shot}-shot"
         return f"<Outcomes: {self.cell.method.marked_name}, {task}, {len(self.frame):,} episodes, {accuracy:.2f}%>"
+
+    def _repr_html_(self) -> str:
+        protocol, mean = self.cell.protocol, 100 * self.frame["accuracy"].mean()
+        facts = {"tasks": protocol.task, "episodes": len(self), "mean accuracy": f"{mean:.2f}%"}
+        return html_facts(self.cell.method.marked_name, facts)
 
     @property
     def accuracy(self) -> NDArray[np.float64]:

@@ -12,16 +12,18 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench._io.locations import Location, is_local
+from fewshot_bench._io.locations import Location, is_local, location_of
+from fewshot_bench._io.notebooks import html_rows
 from fewshot_bench._io.resuming import note_saved
 from fewshot_bench._io.storage import check_writable, files_under, is_file, read_all, remove_abandoned, write_once
-from fewshot_bench.errors import IrregularFileError, OutcomeError, ShapeError
+from fewshot_bench.errors import ArgumentError, IrregularFileError, OutcomeError, ShapeError
 from fewshot_bench.limits import MOST_EPISODES
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell, MethodCard
@@ -31,6 +33,7 @@ from fewshot_bench.outcomes.manifest import MANIFEST, describe, described_in, re
 from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.outcomes.part import Columns, Identity, Part, frame_of, joined, new_parts, numbers_by_run
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
+from fewshot_bench.plugins import described
 
 T = TypeVar("T")
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -171,12 +174,21 @@ class OutcomeStore:
     and both copies must agree.
     """
 
-    def __init__(self, folder: Location) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Location) -> None:
+        if not isinstance(folder, str | Path) and not hasattr(folder, "fs"):
+            raise ArgumentError(f"an outcome store is in a folder or behind a URL, not {described(folder)}.")
+        self.folder = location_of(folder)
         self._opened: set[str] = set()
         # By cell and part, since parts never change: rows without predictions, and runs with numbers of episodes.
         self._rows: dict[str, dict[str, Columns]] = {}
         self._held: dict[str, dict[str, dict[int, NDArray[Any]]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<OutcomeStore: {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(cell.method.marked_name, cell.protocol.task, cell.key) for cell in self.cells()]
+        return html_rows(str(self.folder), ("method", "tasks", "cell"), rows)
 
     def cell_folder(self, cell_or_key: Cell | str) -> Location:
         """The folder of a cell."""

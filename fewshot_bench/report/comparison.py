@@ -6,11 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from shlex import quote
+from typing import Protocol as Interface
+from typing import runtime_checkable
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from fewshot_bench._io.notebooks import html_facts
+from fewshot_bench.arguments import checked_arguments
+from fewshot_bench.arrays import as_array
 from fewshot_bench.datasets.official_splits import official_class_sizes
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import Outcomes, ProtocolCard, marked
@@ -97,23 +103,53 @@ def class_differences(scores: TaskScores, a: int, b: int) -> ClassDifferences | 
     if scores.classes is None or scores.class_accuracy is None or not both.any():
         return None
     labels = scores.classes[both]
+    first, second = (scores.class_accuracy[row, both].astype(np.float64) for row in (a, b))
+    numbers, means, half_widths, episodes = _by_class(labels, first - second, first, second)
+    return ClassDifferences(_names_of_classes(scores, numbers), means[1], means[2], half_widths, episodes)
+
+
+def class_accuracies(scores: TaskScores, position: int) -> pd.DataFrame | None:
+    """The accuracy of one method on the queries of each class, in canonical order; None where it is unknown.
+
+    Args:
+        scores: of methods whose predictions were read.
+        position: of the method.
+
+    Returns:
+        Columns class, accuracy (a fraction), ci95 (half-width of the 95% t interval over the episodes that have the
+        class) and episodes.
+    """
+    own = scores.of(position)
+    if scores.classes is None or scores.class_accuracy is None or not own.any():
+        return None
+    accuracy = scores.class_accuracy[position, own].astype(np.float64)
+    numbers, means, half_widths, episodes = _by_class(scores.classes[own], accuracy)
+    names = _names_of_classes(scores, numbers)
+    return pd.DataFrame({"class": names, "accuracy": means[0], "ci95": half_widths, "episodes": episodes})
+
+
+def _by_class(
+    labels: NDArray[np.int64], *values: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], list[NDArray[np.float64]], NDArray[np.float64], NDArray[np.int64]]:
+    """Means of values [E, N] over the episodes of each class by its label [E, N], -1 where an episode has fewer.
+
+    Returns:
+        The classes, [C]; the mean of each of the values, [C]; half-widths of the 95% t intervals of the first, [C];
+        how many episodes have each class, [C].
+    """
     present = labels >= 0
     numbers, member = np.unique(labels[present], return_inverse=True)
     episodes = np.bincount(member)
-    first, second = (scores.class_accuracy[row, both].astype(np.float64)[present] for row in (a, b))
-    difference = first - second
-    mean = np.bincount(member, difference) / episodes
-    squares = np.bincount(member, (difference - mean[member]) ** 2)
+    means = [np.bincount(member, value[present]) / episodes for value in values]
+    squares = np.bincount(member, (values[0][present] - means[0][member]) ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         half_widths = stats.t.ppf(0.975, episodes - 1) * np.sqrt(squares / (episodes - 1) / episodes)
+    return numbers, means, half_widths, episodes
+
+
+def _names_of_classes(scores: TaskScores, numbers: NDArray[np.int64]) -> list[str]:
     names = class_names_of(scores)
-    return ClassDifferences(
-        [names[number] if number < len(names) else f"class {number}" for number in numbers.tolist()],
-        np.bincount(member, first) / episodes,
-        np.bincount(member, second) / episodes,
-        half_widths,
-        episodes,
-    )
+    return [names[number] if number < len(names) else f"class {number}" for number in numbers.tolist()]
 
 
 def class_names_of(scores: TaskScores) -> Sequence[str]:
@@ -134,7 +170,7 @@ def class_names_of(scores: TaskScores) -> Sequence[str]:
 FEWEST_PAIRS = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """The paired comparison of two methods.
 
@@ -302,6 +338,20 @@ class Comparison:
         text = "; ".join(part for part in (sentence, claimed, self.unpaired) if part)
         return f"{text}. {self.training_sentence}" if self.training_sentence else text
 
+    def __repr__(self) -> str:
+        return f"<Comparison: {self}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "tasks": "" if self.protocol is None else self.protocol.task,
+            "difference": self.headline,
+            "p": self.p_sentence,
+            "compared": self.count,
+            "training": self.training_sentence,
+            "unpaired": self.unpaired,
+        }
+        return html_facts(f"{self.shown_a} - {self.shown_b}", {name: text for name, text in facts.items() if text})
+
     @property
     def unpaired(self) -> str:
         """Which episodes could not be paired, in words; empty if all could."""
@@ -313,9 +363,19 @@ class Comparison:
         return f"unpaired episodes dropped: {' and '.join(parts)}" if parts else ""
 
 
+@runtime_checkable
+class HasOutcomes(Interface):
+    """What holds the outcomes of a method, such as an evaluation."""
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """The method, the protocol, and a row per episode."""
+
+
+@checked_arguments
 def compare(
-    a: Outcomes | ArrayLike,
-    b: Outcomes | ArrayLike,
+    a: HasOutcomes | Outcomes | ArrayLike,
+    b: HasOutcomes | Outcomes | ArrayLike,
     *,
     classes: ArrayLike | None = None,
     names: tuple[str, str] = ("A", "B"),
@@ -323,8 +383,8 @@ def compare(
     """Compare two methods on the episodes that both have seen.
 
     Args:
-        a: outcomes of one method; or its accuracies as fractions or in percent, one per episode, [E].
-        b: outcomes of the other on the same protocol; or its accuracies on the same episodes in the same order, [E].
+        a: evaluation or outcomes of one method; or its accuracies as fractions or in percent, one per episode, [E].
+        b: those of the other on the same protocol; or its accuracies on the same episodes in the same order, [E].
         classes: of accuracies: the classes of each episode, by number or by name, [E, N]. Without them there is no
             interval over classes and images.
         names: of accuracies: what to call the methods.
@@ -340,6 +400,7 @@ def compare(
     ours - theirs: +2.50 points, 95% interval ±1.59 over episodes (none over classes and images, as no classes are \
 given): better on this split (p = 0.015 on this split; 4 episodes); episodes claimed, not verified
     """
+    a, b = (one.outcomes if isinstance(one, HasOutcomes) else one for one in (a, b))
     if isinstance(a, Outcomes) and isinstance(b, Outcomes):
         shown = shown_names([a.cell, b.cell])
         check_same_protocol(a.cell.protocol, shown[a.cell.key], b.cell.protocol, shown[b.cell.key])
@@ -347,12 +408,15 @@ given): better on this split (p = 0.015 on this split; 4 episodes); episodes cla
     if isinstance(a, Outcomes) or isinstance(b, Outcomes):
         raise ComparisonError(
             "compare takes two outcomes, or two arrays of accuracies, not one of each: their episodes may "
-            "differ. Give the accuracies of both: outcomes.accuracy."
+            "differ. Give the accuracies of both, such as evaluation.outcomes.accuracy."
         )
+    if len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise ComparisonError(f"the names of two methods are two texts, not {names!r:.40}.")
     first, second = accuracies_as_fractions(a, b)
     overlap = Overlap(len(first), "classes and images", why_unknown="no classes are given")
     if classes is not None:
-        numbers = np.unique(np.asarray(classes), return_inverse=True)[1].reshape(np.shape(classes))
+        given = as_array(classes)
+        numbers = np.unique(given, return_inverse=True)[1].reshape(given.shape)
         overlap = class_overlap(numbers)
     paired = compare_pairs(first, second)
     data = _data_interval(paired, first - second, overlap)

@@ -43,7 +43,7 @@ class Quantiles:
     mean: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """The best methods of a protocol against each other, each pair on the episodes that both have.
 
@@ -98,7 +98,7 @@ class ClassPair:
     classes: ClassDifferences
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProtocolResults:
     """Everything about one protocol.
 
@@ -169,7 +169,7 @@ class Ranking:
         return marked(name, name in self.transductive)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PageContent:
     """Everything that the page shows.
 

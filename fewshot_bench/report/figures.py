@@ -400,7 +400,7 @@ def classes(protocol: ProtocolResults) -> RowsFigure:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CostFigure(FigureData):
     """Accuracy against seconds per episode, and against peak memory where it was measured.
 

@@ -12,6 +12,7 @@ import pandas as pd
 from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.text import guarded, unguarded
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.errors import LocationError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.report.leaderboard_rows import (
@@ -33,6 +34,7 @@ from fewshot_bench.units import rate_text
 _PROTOCOL = ["dataset", "split", "way", "shot", "queries", "sampler", "seed", "protocol_fingerprint"]
 
 
+@checked_arguments
 def leaderboard(
     store: OutcomeStore,
     baseline: str | None = None,

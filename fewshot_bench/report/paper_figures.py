@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 import fewshot_bench.report.figures as figures
-from fewshot_bench._io.locations import Location
+from fewshot_bench._io.locations import Location, location_of
 from fewshot_bench._io.storage import write_atomically
 from fewshot_bench.report.content import PageContent
 from fewshot_bench.report.figures import Curve, RanksFigure, Role, RowsFigure, SweepFigure, Symbol
@@ -37,7 +37,7 @@ class NoPictureError(Exception):
     """Something cannot be drawn; the message says why."""
 
 
-def draw_figures(content: PageContent, folder: Location) -> list[Location]:
+def draw_figures(content: PageContent, folder: str | Location) -> list[Location]:
     """Draw the figures of the page as SVG and PNG; the same content gives the same bytes.
 
     Args:
@@ -50,6 +50,7 @@ def draw_figures(content: PageContent, folder: Location) -> list[Location]:
     Raises:
         NoPictureError: Matplotlib or scikit-posthocs is not installed.
     """
+    folder = location_of(folder)
     files: list[Location] = []
     for number, protocol in enumerate(content.protocols, 1):
         name = f"{number}-{file_name(protocol.name)}"

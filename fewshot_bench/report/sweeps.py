@@ -48,7 +48,7 @@ _NEEDED = {"shot", "mean", "ci95", "is_best"}
 _NUMBERS = ("difference", "diff_ci95_low", "diff_ci95_high", "p")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SweepResults:
     """A sweep that is stored: its name and its table, as `sweep_frame` makes it."""
 

@@ -17,6 +17,7 @@ once for each class, against the images of that class that two episodes share.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
 
+from fewshot_bench.arrays import as_array, as_floats
 from fewshot_bench.errors import ShapeError
 from fewshot_bench.statistics.intervals import SMALLEST_P, require_probability
 from fewshot_bench.statistics.multiple import all_pairs
@@ -74,6 +76,9 @@ class DataInterval:
     p: float
     covers: Covered = "classes and images"
     why_unknown: str = ""
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.low, self.high))
 
     @property
     def half_width(self) -> float:
@@ -245,7 +250,7 @@ def data_interval(
     >>> print(f"{interval.mean:.3f}, {interval.low:.3f} to {interval.high:.3f}")
     0.617, 0.281 to 0.952
     """
-    row = np.asarray(values, dtype=np.float64)
+    row = as_floats(values)
     if row.ndim != 1:
         raise ShapeError(f"a mean over episodes needs values [E], not {list(row.shape)}.")
     return data_intervals(row[None], class_overlap(classes, class_count)).each(confidence)[0]
@@ -543,7 +548,7 @@ def _stratum(numbers: NDArray[np.int64], weights: NDArray[np.float64], counts: N
 
 
 def _checked_values(values: ArrayLike, overlap: Overlap) -> NDArray[np.float64]:
-    rows = np.asarray(values, dtype=np.float64)
+    rows = as_floats(values)
     if rows.ndim != 2 or not rows.shape[1]:
         raise ShapeError(f"means over episodes need values [A, E] of at least one episode, not {list(rows.shape)}.")
     if rows.shape[1] != overlap.episodes:
@@ -554,7 +559,7 @@ def _checked_values(values: ArrayLike, overlap: Overlap) -> NDArray[np.float64]:
 
 
 def _checked_classes(classes: ArrayLike, class_count: int | None) -> NDArray[np.int64]:
-    given = np.asarray(classes)
+    given = as_array(classes)
     if given.ndim != 2 or not np.issubdtype(given.dtype, np.integer):
         raise ShapeError(f"episodes need class numbers [E, N], not {given.dtype} {list(given.shape)}.")
     labels = given.astype(np.int64)

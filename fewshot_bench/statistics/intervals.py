@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from fewshot_bench.arrays import as_array, as_floats
 from fewshot_bench.errors import ComparisonError, ShapeError
 
 # The smallest positive number in full precision: no test can show a probability of 0, only one too small to write down.
@@ -30,7 +32,7 @@ def accuracies_of_episodes(accuracies: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ShapeError: there is no episode, or an accuracy is NaN or infinite.
     """
-    values = np.asarray(accuracies, dtype=np.float64)
+    values = as_floats(accuracies)
     if values.ndim != 1 or not len(values):
         raise ShapeError(f"a mean over episodes needs accuracies [E] of at least one, not {list(values.shape)}.")
     if not np.isfinite(values).all():
@@ -48,10 +50,7 @@ def paired_values(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDAr
         ShapeError: the arrays do not pair up, hold NaN or what is not a number.
         ComparisonError: there are fewer than two pairs.
     """
-    try:
-        first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ShapeError(f"paired values must be two arrays [E] of numbers: {error}.") from error
+    first, second = as_floats(a), as_floats(b)
     if first.ndim != 1 or first.shape != second.shape:
         raise ShapeError(f"paired values must be two arrays [E], not {list(first.shape)} and {list(second.shape)}.")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
@@ -115,10 +114,18 @@ def require_probability(**numbers: float) -> None:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its confidence interval; the half-width is NaN where one value leaves it unknown."""
+    """A mean and its confidence interval; the half-width is NaN where one value leaves it unknown.
+
+    >>> low, high = Interval(0.75, 0.25)
+    >>> low, high
+    (0.5, 1.0)
+    """
 
     mean: float
     half_width: float
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.low, self.high))
 
     @property
     def low(self) -> float:
@@ -236,7 +243,7 @@ def summarise(accuracies: ArrayLike, runs: ArrayLike, confidence: float = 0.95) 
     Raises:
         ShapeError: there is no episode, an accuracy is NaN, or the arrays differ in length.
     """
-    values, labels = np.asarray(accuracies, dtype=np.float64), np.asarray(runs)
+    values, labels = as_floats(accuracies), as_array(runs)
     if values.shape != labels.shape:
         raise ShapeError(f"there are {values.size} accuracies, but run numbers of {labels.size} episodes.")
     interval = mean_interval(values, confidence)

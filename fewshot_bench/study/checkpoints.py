@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench._io.locations import checkpoints_folder
+from fewshot_bench._io.notebooks import html_facts
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, Preprocessing, TaskHead, known_backbone
 from fewshot_bench.backbones.backbone import UNKNOWN, Interpolation, default_pretraining, then
 from fewshot_bench.code_identity import what_changed
@@ -113,7 +115,7 @@ class CheckpointCard:
         return ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Checkpoint:
     """A network that was trained under a name.
 
@@ -136,6 +138,13 @@ class Checkpoint:
     micro_batches: list[int]
     computing: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        measured = "".join(f", {name} {100 * accuracy:.2f}%" for name, accuracy in self.accuracies.items())
+        return f"<Checkpoint: {self.name}, {self.card.backbone} on {self.card.dataset}, epoch {self.epoch}{measured}>"
+
+    def _repr_html_(self) -> str:
+        return html_facts(self.name, self.facts())
 
     @property
     def recipe(self) -> Recipe:
@@ -354,6 +363,7 @@ def state_file(name: str) -> Path:
     return checkpoint_file(name).with_name(f"{name}{_STATE}.safetensors")
 
 
+@checked_arguments
 def read_checkpoint(name: str) -> Checkpoint:
     """A checkpoint by name, without its weights.
 

@@ -14,9 +14,8 @@ from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BaseHead, TaskHead
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.datasets.catalogue import BENCHMARKS, is_stand_in, stand_in_dataset
-from fewshot_bench.devices import free_bytes
+from fewshot_bench.devices import chosen_device, free_bytes
 from fewshot_bench.engine.classify import protocol_card
-from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell, OutcomeStore

@@ -21,8 +21,8 @@ from fewshot_bench.backbones import Backbone, BackboneRequest, embed
 from fewshot_bench.backbones.backbone import Interpolation
 from fewshot_bench.datasets import Dataset, ImageSplit, SplitName, known_dataset
 from fewshot_bench.datasets.catalogue import may_be_shown
+from fewshot_bench.devices import chosen_device
 from fewshot_bench.embeddings.projections import ProjectionName, chosen_images, projected, refuse_missing_package
-from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report.embeddings.cards import (
@@ -147,7 +147,7 @@ def measured(
     for number in range(1, len(networks)):
         with progress.step(f"comparing {networks[number].name} with {networks[0].name}", 1) as step:
             sides, known = (embedded[number], embedded[0]), (found[number], found[0])
-            differences = measures.compare(*sides, split.labels, measured=known, **how)
+            differences = measures.compare_embeddings(*sides, split.labels, measured=known, **how)
             step.advance()
         pairs.append(PairCard(a=cards[0].network, b=cards[number].network, measures=_measures(differences)))
     return cards, pairs

@@ -94,7 +94,7 @@ class ProbeImages:
         return [self.train] if self.validation is None else [self.train, self.validation]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OnProbe:
     """Makes the classifier of a fitted probe."""
 

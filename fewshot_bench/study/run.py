@@ -13,9 +13,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from fewshot_bench._io.notebooks import html_rows
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.engine import Engine, LocalEngine, chosen_device
+from fewshot_bench.devices import chosen_device
+from fewshot_bench.engine.engine import Engine, LocalEngine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError, show_traceback
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
@@ -36,7 +39,7 @@ from fewshot_bench.study.workers import ClassifierBuilder
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class StudyResult:
     """What a study has done.
 
@@ -64,12 +67,21 @@ class StudyResult:
     asked_names: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        failed = f", {self.failed:,} episodes failed" if self.failed else ""
+        return f"<StudyResult: {len(self.cells):,} cells on {self.dataset.name} in {self.seconds:.0f} s{failed}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(cell.method.marked_name, cell.protocol.task, cell.key) for cell in self.cells]
+        return html_rows(f"Study of {self.dataset.name}", ("method", "tasks", "cell"), rows)
+
     @property
     def failed(self) -> int:
         """How many episodes failed."""
         return sum(count for _, count, _ in self.failures)
 
 
+@checked_arguments
 def run_study(
     study: Study,
     *,

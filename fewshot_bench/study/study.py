@@ -8,18 +8,28 @@ from these fields.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from fewshot_bench._io.locations import Location, location_of
+from fewshot_bench._io.notebooks import html_facts
+from fewshot_bench.arguments import unknown_argument
 from fewshot_bench.datasets import OwnOptions
 from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.episodes import Protocol, resolved_protocol, whole_protocol
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, SamplerName
-from fewshot_bench.errors import StudyError
+from fewshot_bench.errors import FewshotBenchError, FieldError, StudyError
 from fewshot_bench.limits import (
     LARGEST_SEED,
     LARGEST_SIZE,
@@ -112,10 +122,50 @@ ResultsPlace = Annotated[Location, PlainValidator(_results), PlainSerializer(str
 """Where results are kept: a folder, or a URL that fsspec knows."""
 
 
+def _refused(model: type[BaseModel], error: ValidationError) -> FewshotBenchError:
+    """The first error of a model that was made in Python, in its words."""
+    details = error.errors()[0]
+    field = str(details["loc"][0]) if details["loc"] else ""
+    if details["type"] == "extra_forbidden":
+        return unknown_argument(model.__name__, field, list(model.model_fields))
+    of = f"{field} of {model.__name__}" if field else model.__name__
+    message = details["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    message = (
+        message.replace("a valid tuple", "a list").replace("valid integer", "whole number").partition(", unable")[0]
+    )
+    value = repr(details["input"])
+    return FieldError(f"{of} {message}, not {value if len(value) <= 80 else value[:80] + '...'}.")
+
+
 class Options(BaseModel):
     """Known fields only; those that need a trailing underscore in Python are written without it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    if not TYPE_CHECKING:  # pydantic's own signature is the one to check calls against
+
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise _refused(type(self), error) from error
+
+        # Files are validated without it, and their errors say where in the file: `study_parser`.
+        __init__.__pydantic_base_init__ = True
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            try:
+                super().__setattr__(name, value)
+            except ValidationError as error:
+                raise FieldError(f"{name} of a {type(self).__name__} cannot be changed. Make another one.") from error
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """The fields that differ from their default."""
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        return [(name, value) for name, value in super().__repr_args__() if name and value != defaults.get(name)]
+
+    def _repr_html_(self) -> str:
+        return html_facts(type(self).__name__, {str(name): value for name, value in self.__repr_args__()})
 
     @classmethod
     def fields_where(cls, fact: str, *values: Any) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                 if table.datasets is None or dataset in table.datasets:
                     method = self._method_fields(table)
                     for variant in _variants(method):
-                        yield Study(**{"dataset": dataset, **shared, **method, **variant}), path
+                        yield Study.model_validate({"dataset": dataset, **shared, **method, **variant}), path
 
     def misspelt(self) -> tuple[KeyPath, str] | None:
         """The first name that cannot exist, where and in words; it is found before anything heavy is imported."""

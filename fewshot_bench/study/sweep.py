@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones import BACKBONES
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.engine import chosen_device
+from fewshot_bench.devices import chosen_device
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS
 from fewshot_bench.losses import EXTRA_SETTINGS, LOSSES, readings_of, takes
@@ -36,6 +37,7 @@ from fewshot_bench.study.resolved import ResolvedStudy, resolve_study
 from fewshot_bench.study.study import SAMPLER_FIELDS, Study
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Axis:
     """A hyper-parameter and the values to try, in order.
@@ -55,6 +57,7 @@ class Axis:
             raise StudyError(f"--grid {self.name} takes different values such as {self.name}=0.1,0.5, not '{listed}'.")
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Grid:
     """Every combination of the values of some axes; the last axis varies fastest."""
@@ -177,6 +180,7 @@ class Sweep:
         return list({point.key: point for point in reversed(self.points)}.values())[::-1]
 
 
+@checked_arguments
 def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None, progress: Progress = SILENT) -> Sweep:
     """Check everything that a user can get wrong before any time is spent, and lay out the points.
 

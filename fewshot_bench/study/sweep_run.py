@@ -18,8 +18,10 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
+from fewshot_bench._io.notebooks import html_facts
 from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.versions import installed_versions
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.errors import EpisodeError, FewshotBenchError, OutcomeError, StudyError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
@@ -178,7 +180,7 @@ class _Share:
         self._bar.advance(0, f"{self._text}{share}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SweepResult:
     """A complete sweep: a row per point and shot, see `sweep_frame`, the best configuration, and their files."""
 
@@ -187,7 +189,14 @@ class SweepResult:
     csv: Path
     best_path: Path
 
+    def __repr__(self) -> str:
+        return f"<SweepResult: {len(self.frame):,} rows in {self.csv}, the best in {self.best_path}>"
 
+    def _repr_html_(self) -> str:
+        return html_facts("Sweep", {"rows": len(self.frame), "table": self.csv, "best": self.best_path})
+
+
+@checked_arguments
 def run_sweep(sweep: Sweep, *, progress: Progress = SILENT) -> SweepResult:
     """Run the points that are not complete, choose the best, and write sweep.csv and best.toml.
 

@@ -15,12 +15,14 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
+from fewshot_bench._io.notebooks import ShownByFields
 from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.backbones import Backbone, BackboneRequest
 from fewshot_bench.backbones.backbone import Interpolation, then
 from fewshot_bench.datasets import is_named, known_dataset
-from fewshot_bench.engine.engine import chosen_device
+from fewshot_bench.devices import chosen_device
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.objectives import MetaHead
@@ -80,8 +82,9 @@ _STUDENTS: ContextVar[tuple[Path, ...]] = ContextVar("students", default=())
 """Files of the trainings that have begun here and wait for their teachers."""
 
 
+@checked_arguments
 @dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
+class TrainingPlan(ShownByFields):
     """What `fewshot-bench train` trains, and how.
 
     Attributes:
@@ -157,6 +160,7 @@ class TrainingPlan:
         return self.protocol == "full"
 
 
+@checked_arguments
 def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT, waits: bool = False) -> Checkpoint:
     """Train a backbone under a name, resume a training that was stopped, or read a finished one.
 

@@ -135,7 +135,7 @@ class OnEmbeddings:
         return EmbeddingClassifier(self.adaptation, split)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OnWholeSplit:
     """Makes the classifier of a whole split from a network's own head."""
 

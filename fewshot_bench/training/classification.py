@@ -30,7 +30,7 @@ BatchLoss = Callable[..., Tensor]
 their mean loss."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """V views of each of some images, on the training device.
 

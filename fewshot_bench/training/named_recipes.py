@@ -161,6 +161,8 @@ def named_recipe(name: str) -> NamedRecipe:
         UnknownNameError: there is no recipe of that name.
         StudyError: the file cannot be read, or a value in it is refused.
     """
+    if not isinstance(name, str):
+        raise StudyError(f"a recipe is named by text, not {name!r:.40}.")
     if name.endswith(".toml"):
         path = Path(name)
         is_taken = path.stem in recipe_names() or path.stem.startswith(_BASE_STAGE)

@@ -23,7 +23,7 @@ from fewshot_bench.training.recipe import Recipe
 Normalise = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """The mean loss of a step, and how many of its views were classified correctly.
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from fewshot_bench._io.notebooks import ShownByFields
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import StudyError
 
 if TYPE_CHECKING:
@@ -24,8 +26,9 @@ AugmentationName = Literal["auto", "autoaugment", "autoaugment-policy", "jitter"
 PrecisionName = Literal["float32", "bf16", "fp16"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+@checked_names
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Recipe(ShownByFields):
     """Hyper-parameters of a training on the base split; docs/paper.md compares the defaults with the SCHaNe paper.
 
     Attributes:
@@ -158,6 +161,14 @@ class Recipe:
         """
         from fewshot_bench.losses import extra_settings, other_reading
 
+        for setting in fields(self):
+            value, kind = getattr(self, setting.name), str(setting.type)
+            is_missing = value is None and kind.endswith("None")
+            if kind.partition(" ")[0] in ("int", "float") and not is_missing:
+                self._expect(isinstance(value, int | float), setting.name, "a number")
+            if kind.startswith("tuple"):
+                are_pairs = isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) for pair in value)
+                self._expect(are_pairs, setting.name, "a list of pairs")
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
         extra_settings(self.loss, stop_gradient=self.stop_gradient, anchors=self.anchors)
         self._expect(self.epochs >= 1, "epochs", "1 or more")

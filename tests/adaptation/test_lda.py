@@ -7,8 +7,8 @@ from clustered_embeddings import CLASSES, IMAGES, as_wanted, clustered_split, dr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from fewshot_bench.adaptation import LDA, Centroid, EmbeddedSplit, lda_in_span
-from fewshot_bench.engine.classify import adapt
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
+from fewshot_bench.evaluation import evaluate
 
 EPISODES = 6
 
@@ -135,7 +135,7 @@ class TestWithTheCovarianceOfTheBaseSplit:
         with pytest.raises(
             EmbeddingError, match="lda with these hyper-parameters needs more than the plain embeddings"
         ):
-            adapt(clustered_split().embeddings.numpy(), drawn_episodes(2), LDA(covariance="base"))
+            evaluate(LDA(covariance="base"), clustered_split().embeddings, drawn_episodes(2))
 
     def test_other_features_drop_the_covariance(self):
         split = as_wanted(clustered_split(), LDA(covariance="base"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from clusters_of_classes import by_name, clusters
 
-from fewshot_bench.embeddings import MEASURES, compare, measure, similarity_histograms
+from fewshot_bench.embeddings import MEASURES, compare_embeddings, measure, similarity_histograms
 from fewshot_bench.embeddings import embedded_classes as blocks
 from fewshot_bench.errors import EmbeddingError, FewshotBenchError, ShapeError
 
@@ -24,7 +24,7 @@ def test_every_measure_is_listed_once_and_in_order():
     order = [list(MEASURES).index(row.name) for row in rows]
     assert order == sorted(order)
     assert len({(row.name, row.variant) for row in rows}) == len(rows)
-    assert {row.name for row in (*rows, *compare(ROWS, ROWS, LABELS, intervals=False))} == set(MEASURES)
+    assert {row.name for row in (*rows, *compare_embeddings(ROWS, ROWS, LABELS, intervals=False))} == set(MEASURES)
 
 
 def test_a_rotation_changes_nothing():
@@ -45,10 +45,10 @@ def test_the_order_of_images_and_the_names_of_classes_change_nothing():
 @pytest.mark.slow
 def test_the_size_of_blocks_changes_nothing(monkeypatch):
     expected, pictures = measure(ROWS, LABELS), similarity_histograms(ROWS, LABELS, 100)
-    compared = compare(ROWS, ROWS[:, :3], LABELS)
+    compared = compare_embeddings(ROWS, ROWS[:, :3], LABELS)
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 3)
     assert_equal_measures(by_name(measure(ROWS, LABELS)), by_name(expected))
-    assert_equal_measures(by_name(compare(ROWS, ROWS[:, :3], LABELS)), by_name(compared))
+    assert_equal_measures(by_name(compare_embeddings(ROWS, ROWS[:, :3], LABELS)), by_name(compared))
     found = similarity_histograms(ROWS, LABELS, 100)
     np.testing.assert_array_equal(found.same, pictures.same)
     np.testing.assert_array_equal(found.different, pictures.different)
@@ -108,7 +108,7 @@ def test_intervals_hold_their_values_and_stay_within_what_is_possible():
 def test_differences_are_paired_over_the_same_classes():
     noise = 0.01 * np.random.default_rng(0).normal(size=ROWS.shape).astype(np.float32)
     single = {(row.name, row.variant): row for row in measure(ROWS, LABELS)}
-    for row in compare(ROWS, ROWS + noise, LABELS):
+    for row in compare_embeddings(ROWS, ROWS + noise, LABELS):
         if row.name not in ("linear_cka", "ncm_accuracy"):
             alone = single[row.name, row.variant]
             assert row.high - row.low < 0.2 * (alone.high - alone.low), row
@@ -117,14 +117,14 @@ def test_differences_are_paired_over_the_same_classes():
 @pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(monkeypatch):
     other = ROWS[:, ::-1] ** 2
-    expected = compare(ROWS, other, LABELS)
+    expected = compare_embeddings(ROWS, other, LABELS)
     measured = measure(ROWS, LABELS), measure(other, LABELS)
     monkeypatch.setattr("fewshot_bench.embeddings.measures.Spectrum", None)
-    assert compare(ROWS, other, LABELS, measured=measured) == expected
+    assert compare_embeddings(ROWS, other, LABELS, measured=measured) == expected
 
 
 def test_a_network_compared_with_itself_does_not_differ_and_is_aligned():
-    for row in compare(ROWS, ROWS, LABELS):
+    for row in compare_embeddings(ROWS, ROWS, LABELS):
         expected = 1 if row.name == "linear_cka" else 0
         assert (row.value, row.low, row.high) == pytest.approx((expected,) * 3, abs=1e-9), row
 
@@ -133,9 +133,9 @@ def test_measurements_with_other_groups_are_refused():
     measured, in_groups = measure(ROWS, LABELS), measure(ROWS, LABELS, groups=3)
     for pair in ((measured, in_groups), (measured, measured[:-1])):
         with pytest.raises(ShapeError, match="same groups and seed"):
-            compare(ROWS, ROWS, LABELS, measured=pair)
+            compare_embeddings(ROWS, ROWS, LABELS, measured=pair)
     with pytest.raises(ShapeError, match="3 for 5"):
-        compare(ROWS, ROWS, LABELS, measured=(in_groups, in_groups))
+        compare_embeddings(ROWS, ROWS, LABELS, measured=(in_groups, in_groups))
 
 
 # What is refused, and what has no value
@@ -165,7 +165,9 @@ def changed(place, value, dtype=np.float32):
         (ROWS.astype(int), LABELS, "floating point"),
     ],
 )
-@pytest.mark.parametrize("call", [measure, similarity_histograms, lambda rows, labels: compare(rows, rows, labels)])
+@pytest.mark.parametrize(
+    "call", [measure, similarity_histograms, lambda rows, labels: compare_embeddings(rows, rows, labels)]
+)
 def test_what_cannot_be_measured_is_refused_in_one_line(call, rows, labels, words):
     with pytest.raises((EmbeddingError, ShapeError), match=words) as error:
         call(rows, labels)
@@ -174,7 +176,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(call, rows, labels, word
 
 def test_networks_on_different_images_and_absent_classes_are_refused():
     with pytest.raises(FewshotBenchError, match=r"\[39, 6\] and \[40\]"):
-        compare(ROWS, ROWS[:-1], LABELS)
+        compare_embeddings(ROWS, ROWS[:-1], LABELS)
     with pytest.raises(ShapeError, match="label 9"):
         similarity_histograms(ROWS, LABELS, classes=[1, 9])
     with pytest.raises(ShapeError, match="not 0"):

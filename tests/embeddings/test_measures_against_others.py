@@ -7,7 +7,7 @@ import pytest
 from clusters_of_classes import by_name, clusters
 from scipy.special import logsumexp
 
-from fewshot_bench.embeddings import compare, measure, similarity_histograms
+from fewshot_bench.embeddings import compare_embeddings, measure, similarity_histograms
 from fewshot_bench.embeddings.similarities import auc_of_counts
 
 ROWS, LABELS = clusters()
@@ -223,7 +223,7 @@ def other_rows():
 
 @pytest.mark.parametrize("without", [None, 2])
 def test_cka_is_that_of_gram_matrices(other_rows, without):
-    rows = {(row.name, row.variant): row for row in compare(ROWS, other_rows, LABELS)}
+    rows = {(row.name, row.variant): row for row in compare_embeddings(ROWS, other_rows, LABELS)}
     kept = np.ones(len(LABELS), dtype=bool) if without is None else without != LABELS
     a, b = (side[kept].astype(np.float64) for side in (ROWS, other_rows))
     k, other = centred_gram(a), centred_gram(b)

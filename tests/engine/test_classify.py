@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import toy_split
 
-from fewshot_bench import Centroid, Protocol, adapt, compare, sample_episodes
+from fewshot_bench import Centroid, Protocol, sample_episodes
 from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.engine.classify import accuracy, chunk_size, classify, gram_is_worth_building
 from fewshot_bench.errors import EmbeddingError
@@ -66,25 +66,3 @@ def test_the_gram_matrix_is_built_only_for_many_episodes_and_when_it_fits():
     assert not gram_is_worth_building(12_000, 400, 3000)
     assert gram_is_worth_building(12_000, 2500, 90_000)
     assert not gram_is_worth_building(200_000, 2500, 10**9)
-
-
-def test_adapt_and_compare_work_from_plain_arrays():
-    good = adapt(embeddings(), EPISODES, Centroid(), name="good")
-    noise = adapt(np.random.default_rng(1).normal(size=(240, 6)).astype(np.float32), EPISODES, Centroid(), name="noise")
-    comparison = compare(good, noise)
-    assert good.accuracy.mean() > 0.5 > noise.accuracy.mean()
-    assert "good" in str(comparison)
-    assert comparison.test.p < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.zeros((10, 3), dtype=np.float32), "there are 10 embeddings"),
-        (np.zeros((240, 3)), "must be float32"),
-        (np.full((240, 3), np.nan, dtype=np.float32), "NaN or infinite"),
-    ],
-)
-def test_embeddings_that_do_not_fit_are_refused(array, message):
-    with pytest.raises(EmbeddingError, match=message):
-        adapt(array, EPISODES, Centroid())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import toy_split
 
-from fewshot_bench import Centroid, Protocol, adapt, compare, sample_by_shape, sample_episodes
+from fewshot_bench import Centroid, Protocol, compare, evaluate, sample_by_shape, sample_episodes
 from fewshot_bench.adaptation import EmbeddedSplit, Finetune
 from fewshot_bench.backbones import BackboneRequest, create_backbone
 from fewshot_bench.engine.classify import classify
@@ -41,7 +41,7 @@ def nearest_by_hand(rows, support, query):
 def test_every_query_is_classified_among_the_classes_of_its_own_task(protocol):
     rows = embeddings()
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    outcomes = adapt(embeddings(), sample_by_shape(SPLIT, protocol), Centroid())
+    outcomes = evaluate(Centroid(), embeddings(), sample_by_shape(SPLIT, protocol)).outcomes
     stored = dict(zip(outcomes.episode.tolist(), outcomes.frame["predictions"], strict=True))
     accuracy = dict(zip(outcomes.episode.tolist(), outcomes.accuracy.tolist(), strict=True))
     assert outcomes.episode.tolist() == sorted(stored)
@@ -67,17 +67,16 @@ def test_the_chunk_never_changes_a_prediction_of_any_sampler(protocol, chunk):
 def test_methods_on_varied_tasks_are_compared_and_other_settings_are_refused():
     rows, noise = embeddings(), np.random.default_rng(1).normal(size=(len(SPLIT), 6)).astype(np.float32)
     groups = sample_by_shape(SPLIT, VARIED)
-    good, bad = (adapt(some, groups, Centroid(), name=name) for some, name in ((rows, "good"), (noise, "noise")))
+    good, bad = (evaluate(Centroid(), some, groups, name=name) for some, name in ((rows, "good"), (noise, "noise")))
     assert compare(good, bad).test.p < 1e-6
     assert compare(good, bad).test.n == 40
-    other = adapt(
-        noise, sample_by_shape(SPLIT, Protocol("toy", shot=3, query=4, episodes=40)), Centroid(), name="other"
-    )
+    standard = sample_by_shape(SPLIT, Protocol("toy", shot=3, query=4, episodes=40))
+    other = evaluate(Centroid(), noise, standard, name="other")
     with pytest.raises(ComparisonError, match=r"sampler differs \(varied and standard\), so no episode is the same"):
         compare(good, other)
     wider = Protocol("toy", shot=3, query=4, episodes=40, sampler="varied", least_way=3)
     with pytest.raises(ComparisonError, match="sampler settings differs"):
-        compare(good, adapt(noise, sample_by_shape(SPLIT, wider), Centroid(), name="wider"))
+        compare(good, evaluate(Centroid(), noise, sample_by_shape(SPLIT, wider), name="wider"))
 
 
 def finetune(**options):

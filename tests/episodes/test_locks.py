@@ -7,7 +7,6 @@ from conftest import toy_split
 
 from fewshot_bench.datasets.dataset import Dataset
 from fewshot_bench.episodes import SAMPLERS, Protocol
-from fewshot_bench.episodes.contact_sheet import contact_sheet
 from fewshot_bench.episodes.locks import (
     episode_digests,
     lock,
@@ -139,7 +138,7 @@ def test_a_place_without_locks_is_refused(tmp_path):
 def test_a_contact_sheet_shows_the_pixels_of_the_episode(channels):
     split = toy_split(channels=channels)
     episodes = sample_episodes(split, Protocol("toy", shot=2, query=3), 0, [4])
-    sheet = contact_sheet(split, episodes)
+    sheet = episodes[0].contact_sheet()
     assert sheet.mode == "RGB"
     first = split.images[int(episodes.support[0, 0, 0])]
     corner = tuple(int(value) for value in first[0, 0])
@@ -151,7 +150,7 @@ def test_a_contact_sheet_leaves_room_for_the_class_with_most_queries():
     split = toy_split()
     episodes = sample_episodes(split, Protocol("toy", shot=2, query=3, sampler="dirichlet"), 0, [4])
     most = int((episodes.query >= 0).sum(axis=2).max())
-    sheet = contact_sheet(split, episodes)
+    sheet = episodes[0].contact_sheet()
     assert sheet.width == 190 + (2 + most) * 60 + 12
     row = int((episodes.query[0] >= 0).sum(axis=1).argmax())
     last = split.images[int(episodes.query[0, row, most - 1])]

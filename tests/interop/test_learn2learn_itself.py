@@ -58,7 +58,7 @@ def test_tasks_that_it_drew_itself_are_found_among_our_images(order, fused):
     transforms = [*drawing, LoadData(dataset), *(transform(dataset) for transform in order)]
     taskset = l2l.data.Taskset(dataset, transforms, num_tasks=6)
     loaded = {task: taskset[task] for task in (5, 2, 0)}
-    recorded = bridge.record_taskset(taskset, SPLIT, shots=1)
+    recorded = bridge.record_taskset(taskset, SPLIT, shot=1)
     assert recorded.numbers.tolist() == [0, 2, 5]
     for row, task in enumerate(recorded.numbers.tolist()):
         (shown, labels), (asked, _) = l2l.data.partition_task(*loaded[task], shots=1)
@@ -82,7 +82,7 @@ def as_its_script(learner, images, labels, steps, shots):
 def test_its_learners_predict_as_in_its_own_scripts(algorithm, first_order):
     learner = algorithm(network(), lr=0.4, first_order=first_order)
     before = [parameter.clone() for parameter in learner.parameters()]
-    found = bridge.evaluate(learner, EPISODES, SPLIT, name="maml", steps=3)
+    found = bridge.evaluate(learner, EPISODES, SPLIT, name="maml", steps=3).outcomes
     assert all(torch.equal(*pair) for pair in zip(before, learner.parameters(), strict=True))
     taskset = bridge.make_taskset(EPISODES, SPLIT, support="even")
     for task in range(5):
@@ -98,7 +98,7 @@ def test_its_learners_predict_as_in_its_own_scripts(algorithm, first_order):
 def test_its_anil_predicts_as_in_its_own_script():
     whole = network()
     head = l2l.algorithms.MAML(whole.classifier, lr=0.1)
-    found = bridge.evaluate(head, EPISODES, SPLIT, name="anil", steps=3, features=whole.features)
+    found = bridge.evaluate(head, EPISODES, SPLIT, name="anil", steps=3, features=whole.features).outcomes
     taskset = bridge.make_taskset(EPISODES, SPLIT, support="even")
     for task in range(5):
         images, labels = taskset[task]
@@ -113,8 +113,8 @@ def test_its_clones_share_running_statistics_and_an_evaluation_leaves_them_alone
     clone(as_tensor(SPLIT.images[:8]))
     statistics = [buffer.clone() for buffer in maml.buffers()]
     assert any(int(buffer) == 1 for buffer in statistics if not buffer.ndim)
-    transductive = bridge.evaluate(maml, EPISODES, SPLIT, name="maml", steps=1)
-    inductive = bridge.evaluate(maml.eval(), EPISODES, SPLIT, name="maml", steps=1)
+    transductive = bridge.evaluate(maml, EPISODES, SPLIT, name="maml", steps=1).outcomes
+    inductive = bridge.evaluate(maml.eval(), EPISODES, SPLIT, name="maml", steps=1).outcomes
     assert all(torch.equal(*pair) for pair in zip(statistics, maml.buffers(), strict=True))
     assert transductive.cell.method.is_transductive
     assert not inductive.cell.method.is_transductive

@@ -71,7 +71,7 @@ class Remembering(nn.Module):
 
 
 def outcomes(learner, **options):
-    return evaluate(learner, EPISODES, SPLIT, **{"name": "mine", "steps": 2, **options})
+    return evaluate(learner, EPISODES, SPLIT, **{"name": "mine", "steps": 2, **options}).outcomes
 
 
 def test_outcomes_are_those_of_a_loop_by_hand():
@@ -133,7 +133,7 @@ def test_statistics_of_one_episode_never_reach_the_next():
     learner = SharedStatistics(network(measured(nn.BatchNorm2d(3, momentum=0.5))).eval())
     together = outcomes(learner, steps=1)
     last = fb.sample_episodes(SPLIT, EPISODES.protocol, numbers=[5])
-    alone = evaluate(learner, last, SPLIT, name="mine", steps=1)
+    alone = evaluate(learner, last, SPLIT, name="mine", steps=1).outcomes
     assert together.predictions[5].tolist() == alone.predictions[0].tolist()
     assert not together.cell.method.is_transductive
 
@@ -187,7 +187,7 @@ def test_a_stopped_evaluation_continues_and_gives_the_same(tmp_path, monkeypatch
     (cell,) = store.cells()
     assert len(store.read(cell)) == 6
     assert cell.class_sizes == SPLIT.class_sizes
-    part = evaluate(learner, first, SPLIT, name="mine", steps=2, store=store)
+    part = evaluate(learner, first, SPLIT, name="mine", steps=2, store=store).outcomes
     assert part.episode.tolist() == list(range(3))
 
 
@@ -202,7 +202,7 @@ def test_the_identity_of_a_method_is_everything_but_its_name():
     def fingerprint(learner=None, **options):
         learner = learner or Learner(network(nn.BatchNorm2d(3)))
         options = {"name": "mine", "steps": 2, "is_transductive": True, **options}
-        return evaluate(learner, episode, SPLIT, **options).cell.method.fingerprint
+        return evaluate(learner, episode, SPLIT, **options).outcomes.cell.method.fingerprint
 
     episode = fb.sample_episodes(SPLIT, EPISODES.protocol, numbers=[0])
 
@@ -264,7 +264,7 @@ def test_the_split_must_be_that_of_the_episodes():
 @pytest.mark.slow
 def test_a_learner_is_compared_with_our_heads_on_the_same_episodes():
     pixels = SPLIT.images.reshape(len(SPLIT), -1).astype(np.float32)
-    comparison = fb.compare(outcomes(Learner(network())), fb.adapt(pixels, EPISODES, fb.Centroid()))
+    comparison = fb.compare(outcomes(Learner(network())), fb.evaluate(fb.Centroid(), pixels, EPISODES))
     assert "6 episodes" in str(comparison)
     assert "claimed" not in str(comparison)
 

@@ -58,7 +58,7 @@ def taskset(episodes, load=LOADERS["to_tensor"], split=SPLIT) -> Taskset:
 @pytest.mark.parametrize("loader", LOADERS)
 def test_images_are_found_by_their_pixels_however_they_are_loaded(loader):
     episodes = drawn()
-    found = record_taskset(taskset(episodes, LOADERS[loader]), SPLIT, shots=2)
+    found = record_taskset(taskset(episodes, LOADERS[loader]), SPLIT, shot=2)
     assert np.array_equal(found.images, episodes.images)
     assert np.array_equal(found.support, episodes.support)
     assert np.array_equal(found.queries, episodes.queries)
@@ -67,7 +67,7 @@ def test_images_are_found_by_their_pixels_however_they_are_loaded(loader):
 
 def test_every_other_image_can_be_support():
     episodes = drawn(shot=2, query=2)
-    found = record_taskset(taskset(episodes), SPLIT, shots=2, support="even")
+    found = record_taskset(taskset(episodes), SPLIT, shot=2, support="even")
     assert np.array_equal(found.support, episodes.images[:, :, [0, 2]])
     assert np.array_equal(found.query, episodes.images[:, :, [1, 3]])
 
@@ -75,7 +75,7 @@ def test_every_other_image_can_be_support():
 def test_only_tasks_that_were_drawn_are_read_under_their_numbers():
     made = taskset(drawn(6))
     del made.sampled_descriptions[0], made.sampled_descriptions[4]
-    found = record_taskset(made, SPLIT, shots=2)
+    found = record_taskset(made, SPLIT, shot=2)
     assert found.numbers.tolist() == [1, 2, 3, 5]
     assert repr(found) == f"<RecordedEpisodes: toy 5-way 2-shot, 4 of {found.tasks}>"
 
@@ -87,11 +87,11 @@ def test_copies_of_an_image_in_one_class_are_told_apart():
     theirs = np.argsort(ORDER)
     made = Taskset(MetaDataset(OtherDataset(split=split)), num_tasks=1)
     made.sampled_descriptions[0] = [DataDescription(int(theirs[image])) for image in (0, 1, 30, 31)]
-    assert sorted(record_taskset(made, split, shots=1).images.reshape(-1).tolist()) == [0, 1, 30, 31]
+    assert sorted(record_taskset(made, split, shot=1).images.reshape(-1).tolist()) == [0, 1, 30, 31]
 
 
 def test_without_shots_nobody_knows_which_images_are_support():
-    with pytest.raises(EpisodeError, match="shots=K"):
+    with pytest.raises(EpisodeError, match="shot=K"):
         record_taskset(taskset(drawn()), SPLIT)
 
 
@@ -131,25 +131,25 @@ def test_what_cannot_be_known_is_refused(made, options, finding):
 @pytest.mark.slow
 def test_methods_are_paired_on_the_same_recorded_tasks_alone():
     embeddings = np.random.default_rng(0).random((len(SPLIT), 8), dtype=np.float32)
-    recorded = record_taskset(taskset(drawn(20)), SPLIT, shots=2)
-    again = record_taskset(taskset(drawn(20)), SPLIT, shots=2)
+    recorded = record_taskset(taskset(drawn(20)), SPLIT, shot=2)
+    again = record_taskset(taskset(drawn(20)), SPLIT, shot=2)
     centroid, knn = (
-        fb.adapt(embeddings, recorded, fb.Centroid()),
-        fb.adapt(embeddings, again, fb.KNearestNeighbours()),
+        fb.evaluate(fb.Centroid(), embeddings, recorded),
+        fb.evaluate(fb.KNearestNeighbours(), embeddings, again),
     )
     comparison = str(fb.compare(centroid, knn))
     assert "20 episodes" in comparison
     assert "claimed" in comparison
-    fewer = fb.adapt(embeddings, record_taskset(taskset(drawn(19)), SPLIT, shots=2), fb.Centroid())
-    ours = fb.adapt(embeddings, drawn(20), fb.Centroid())
-    assert np.array_equal(ours.accuracy, centroid.accuracy)
+    fewer = fb.evaluate(fb.Centroid(), embeddings, record_taskset(taskset(drawn(19)), SPLIT, shot=2))
+    ours = fb.evaluate(fb.Centroid(), embeddings, drawn(20))
+    assert np.array_equal(ours.outcomes.accuracy, centroid.outcomes.accuracy)
     for other in (fewer, ours):
         with pytest.raises(ComparisonError):
             fb.compare(centroid, other)
 
 
 def test_two_records_are_never_taken_for_one():
-    records = [record_taskset(taskset(drawn(count)), SPLIT, shots=2) for count in (2, 3)]
+    records = [record_taskset(taskset(drawn(count)), SPLIT, shot=2) for count in (2, 3)]
     embeddings = np.zeros((len(SPLIT), 8), np.float32)
     with pytest.raises(EpisodeError, match="several protocols"):
-        fb.adapt(embeddings, records, fb.Centroid())
+        fb.evaluate(fb.Centroid(), embeddings, records)

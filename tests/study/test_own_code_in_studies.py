@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from own_code import ADAPTATION, BACKBONE, LOSS, code, forget, helper, write  # noqa: F401  # a fixture
 
-from fewshot_bench import Centroid, Protocol, adapt, create_backbone, open_dataset, run_study, sample_episodes
+from fewshot_bench import Centroid, Protocol, create_backbone, evaluate, open_dataset, run_study, sample_episodes
 from fewshot_bench.adaptation import ADAPTATIONS
 from fewshot_bench.backbones import BACKBONES, embeddings_file
 from fewshot_bench.cli.main import exit_code
@@ -252,9 +252,9 @@ def test_an_object_in_memory_carries_the_identity_of_its_code():
     sys.path.insert(0, "")
     from mine import Mine
 
-    mine = adapt(embeddings, episodes, Mine()).cell.method
+    mine = evaluate(Mine(), embeddings, episodes).outcomes.cell.method
     assert list(mine.code["adaptation"]["files"]) == ["helping.py", "mine.py"]
-    assert adapt(embeddings, episodes, Centroid()).cell.method.code == {}
+    assert evaluate(Centroid(), embeddings, episodes).outcomes.cell.method.code == {}
 
 
 HEAD = (
@@ -334,7 +334,7 @@ def test_an_object_of_such_a_class_is_refused_in_python_too(code):  # noqa: F811
     novel = open_dataset("glyphs").novel
     episodes = sample_episodes(novel, Protocol("glyphs", shot=1, episodes=2, runs=1))
     with pytest.raises(CodeError, match="'k' of Mine would not be recorded"):
-        adapt(np.zeros((len(novel), 4), np.float32), episodes, Mine())
+        evaluate(Mine(), np.zeros((len(novel), 4)), episodes)
 
 
 BROKEN = {

@@ -18,10 +18,10 @@ from fewshot_bench.audit.selection import RerunOptions
 from fewshot_bench.backbones import BaseHead
 from fewshot_bench.datasets import DATASETS, Dataset, ImageSplit
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.engine.classify import adapt
 from fewshot_bench.engine.engine import LocalEngine
 from fewshot_bench.episodes import draw, whole_protocol
 from fewshot_bench.errors import EpisodeError, StudyError
+from fewshot_bench.evaluation import evaluate
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import SILENT
 from fewshot_bench.registry import Entry
@@ -224,8 +224,8 @@ def test_the_classifier_goes_to_another_process() -> None:
 
 def test_heads_of_support_sets_refuse_episodes_without_them() -> None:
     (episodes,) = draw(whole_protocol("whole-toy", "test", (1, 1, 1, 1)), (1, 1, 1, 1), 0, np.arange(4))
-    with pytest.raises(EpisodeError, match="centroid learns from support sets"):
-        adapt(np.eye(4, dtype=np.float32), episodes, Centroid())
+    with pytest.raises(EpisodeError, match="no support sets to adapt to"):
+        evaluate(Centroid(), np.eye(4), episodes)
 
 
 def test_an_estimate_without_the_images_names_the_split(tmp_path: Path) -> None:

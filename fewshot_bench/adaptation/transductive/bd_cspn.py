@@ -36,6 +36,7 @@ from torch.nn.functional import one_hot
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
 from fewshot_bench.adaptation.transductive.episode_products import episode_grams
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import ShapeError
 
 Weighting = Literal["images", "classes"]
@@ -45,7 +46,7 @@ _EPISODES_AT_ONCE = 64
 _ROUNDING = 16  # units in the last place of a cosine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rectified:
     """Rectified prototypes as queries see them.
 
@@ -183,6 +184,7 @@ def _weights(cosines: Tensor, members: Tensor, temperature: float, weighting: We
     paper="Liu et al., 2020, Prototype Rectification for Few-Shot Learning",
     family="nearest neighbour",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class BDCSPN(EmbeddingAdaptation):
     """Prototypes rectified by the queries.

@@ -37,6 +37,7 @@ from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features, steps_per_check
 from fewshot_bench.adaptation.transductive.episode_products import Centering, centered_grams
 from fewshot_bench.adaptation.transductive.sinkhorn import decide_ties, transport_plan
+from fewshot_bench.arguments import checked_names
 
 LONGEST_STRIDE = 128
 """The most steps that are ever taken together."""
@@ -151,6 +152,7 @@ _TOLERANCE = 1e-9
     paper="Lazarou et al., 2021, Iterative Label Cleaning for Transductive and Semi-Supervised Few-Shot Learning",
     family="graph",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class ILPC(EmbeddingAdaptation):
     """Iterative label propagation and cleaning.

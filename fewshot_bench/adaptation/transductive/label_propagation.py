@@ -28,6 +28,7 @@ from torch.nn.functional import one_hot
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, support_labels
 from fewshot_bench.adaptation.transductive.episode_products import episode_grams, nearest_neighbours, squared_distances
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import ShapeError
 
 _EPISODES_AT_ONCE = 32
@@ -94,6 +95,7 @@ def _graph(products: Tensor, gamma: float, knn: int) -> Tensor:
     paper="Zhou et al., 2004, Local and Global Consistency; Liu et al., 2019, Learning to Propagate Labels",
     family="graph",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class LabelPropagation(EmbeddingAdaptation):
     """Labels spread from the support images to the queries.

@@ -32,6 +32,7 @@ from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, steps_per_check
 from fewshot_bench.adaptation.transductive.bd_cspn import Shift, Weighting, rectified_prototypes
 from fewshot_bench.adaptation.transductive.episode_products import episode_grams, nearest_neighbours
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import ShapeError
 
 Prototypes = Literal["rectified", "mean"]
@@ -97,6 +98,7 @@ def laplacian_assignments(
     paper="Ziko et al., 2020, Laplacian Regularized Few-Shot Learning",
     family="graph",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class LaplacianShot(EmbeddingAdaptation):
     """Laplacian-regularised assignment of the queries.

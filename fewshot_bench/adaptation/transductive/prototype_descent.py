@@ -30,6 +30,7 @@ from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
+from fewshot_bench.arguments import checked_names
 
 Head = Literal["linear", "cosine", "euclidean", "distance"]
 Coordinates = Literal["full", "span"]
@@ -211,6 +212,7 @@ Updates = Literal["alternating", "joint"]
     paper="Dhillon et al., 2020, A Baseline for Few-Shot Image Classification",
     family="fine-tuning",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class Entropy(EmbeddingAdaptation):
     """Transductive fine-tuning of a head on frozen embeddings.

@@ -30,6 +30,7 @@ from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.transductive.episode_products import Centering, centered_grams
 from fewshot_bench.adaptation.transductive.sinkhorn import decide_ties, transport_plan
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import ShapeError
 
 _EPISODES_AT_ONCE = 128
@@ -42,6 +43,7 @@ _ALPHA_AT_ONE_SHOT, _ALPHA = 0.2, 0.4
     paper="Hu et al., 2021, Leveraging the Feature Distribution in Transfer-based Few-Shot Learning",
     family="optimal transport",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class PTMAP(EmbeddingAdaptation):
     """Class centres that follow an optimal-transport assignment of the queries.

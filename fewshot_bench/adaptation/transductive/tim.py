@@ -48,6 +48,7 @@ from fewshot_bench.adaptation.transductive.prototype_descent import (
     logits_of,
     placed_episodes,
 )
+from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import ShapeError, StudyError
 
 Solver = Literal["adm", "gd"]
@@ -65,6 +66,7 @@ _OF_DESCENT = ("learning_rate", "metric", "coordinates")
     "Veilleux et al., 2021, Realistic Evaluation of Transductive Few-Shot Learning",
     family="information maximisation",
 )
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class TIM(EmbeddingAdaptation):
     """TIM-ADM, TIM-GD and alpha-TIM.

@@ -2,7 +2,7 @@
 
 A learner is any `torch.nn.Module` that is called with images, and has `clone()` and `adapt(loss)`. It is evaluated as
 the example scripts of learn2learn do: clone, some steps on the support set, one pass over all queries. These scripts
-never call `eval()`, so their batch norms normalise queries by the batch of queries: `queries.py` finds that out.
+never call `eval()`, so their batch norms normalise queries by the batch of queries: `query_use.py` finds that out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -31,8 +31,10 @@ from fewshot_bench.code_identity import code_of
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.classify import outcome_card, outcome_frame, together
 from fewshot_bench.episodes import Episodes
-from fewshot_bench.errors import CodeError, PluginError, StudyError
-from fewshot_bench.interop.learn2learn.queries import QueryUse, use_of_queries
+from fewshot_bench.errors import PluginError, StudyError
+from fewshot_bench.evaluation import Evaluation
+from fewshot_bench.evaluation.evaluation import check_storable
+from fewshot_bench.evaluation.query_use import QueryUse, use_of_queries
 from fewshot_bench.interop.learn2learn.tasksets import Transform, as_tensor, check_split
 from fewshot_bench.outcomes import Cell, MethodCard, Outcomes, OutcomeStore
 from fewshot_bench.outcomes.packing import position_type
@@ -60,8 +62,8 @@ def evaluate(
     device: str = "cpu",
     store: OutcomeStore | None = None,
     progress: Progress = SILENT,
-) -> Outcomes:
-    """Adapt a learner to every episode, and return its outcomes.
+) -> Evaluation:
+    """Adapt a learner to every episode, and classify its queries.
 
     The learner and its mode do not change. Episode i never depends on the others: random numbers, such
     as those of dropout, are seeded by its number.
@@ -113,7 +115,7 @@ def evaluate(
     with progress.step(name, sum(map(len, missing)), unit="episodes") as step:
         for group in missing:
             for start in range(0, len(group), _STORED_TOGETHER):
-                part = _part(group, slice(start, start + _STORED_TOGETHER))
+                part = group[start : start + _STORED_TOGETHER]
                 begin = time.perf_counter()
                 predictions = np.stack([evaluation.predictions(part, row) for row in range(len(part))])
                 frame = outcome_frame(part, predictions, (time.perf_counter() - begin) / len(part))
@@ -121,7 +123,7 @@ def evaluate(
                     store.append_frame(cell, frame)
                 frames.append(frame)
                 step.advance(len(part))
-    return Outcomes(cell, together(frames))
+    return Evaluation(Outcomes(cell, together(frames)))
 
 
 @dataclass(frozen=True)
@@ -315,14 +317,9 @@ def _stored(store: OutcomeStore | None, cell: Cell) -> pd.DataFrame:
     Raises:
         CodeError: the method's code has no file, so another day's code would look the same.
     """
-    unknown = [part for part, code in cell.method.code.items() if str(code["digest"]).startswith("unknown")]
     if store is None:
         return pd.DataFrame()
-    if unknown:
-        raise CodeError(
-            f"{unknown[0]} has no source file, so its outcomes could not be told from those of other code. Put it into "
-            "a module to store them."
-        )
+    check_storable(cell)
     store.check_folder()
     return store.read(cell) if any(map(len, store.done(cell).values())) else pd.DataFrame()
 
@@ -340,9 +337,4 @@ def _wanted(stored: pd.DataFrame, groups: Sequence[Episodes]) -> pd.DataFrame:
 
 
 def _without(group: Episodes, stored: pd.DataFrame) -> Episodes:
-    return _part(group, np.flatnonzero(~_is_stored(group, stored)))
-
-
-def _part(group: Episodes, rows: slice | NDArray[np.int64]) -> Episodes:
-    """Some episodes of a group."""
-    return replace(group, numbers=group.numbers[rows], images=group.images[rows])
+    return group[~_is_stored(group, stored)]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.episodes.recorded import RecordedEpisodes, recorded_episodes
 from fewshot_bench.errors import EpisodeError
@@ -24,11 +25,12 @@ _ROUNDING = 0.01
 """The farthest that a pixel, as 0 to 255, may be from a whole number in floating point."""
 
 
+@checked_arguments
 def record_taskset(
     taskset: Any,
     split: ImageSplit,
     *,
-    shots: int | None = None,
+    shot: int | None = None,
     support: SupportPositions = "first",
     name: str = "learn2learn",
 ) -> RecordedEpisodes:
@@ -39,7 +41,7 @@ def record_taskset(
     Args:
         taskset: anything with `dataset` and `sampled_descriptions`.
         split: our images, among which those of the taskset are found by their pixels.
-        shots: K, which a taskset does not record.
+        shot: K, which a taskset does not record.
         support: how the script divides a task: the first K images of each class (`partition_task`), or every other
             position (the example scripts of learn2learn).
         name: of the tasks, in results.
@@ -53,9 +55,9 @@ def record_taskset(
         raise EpisodeError(
             f"{type(taskset).__name__} is not a Taskset of learn2learn, which has `dataset` and `sampled_descriptions`."
         )
-    if shots is None:
+    if shot is None:
         raise EpisodeError(
-            "a Taskset does not say which images of a task are support and which are queries. Pass shots=K, and "
+            "a Taskset does not say which images of a task are support and which are queries. Pass shot=K, and "
             'support="even" if the script takes every other image, as the example scripts of learn2learn do.'
         )
     if not descriptions:
@@ -69,7 +71,7 @@ def record_taskset(
     tasks = [[int(description.index) for description in descriptions[number]] for number in numbers]
     labels = _labels(taskset.dataset, tasks)
     rows = [
-        _by_class(f"task {number}", task, labels, shots, support) for number, task in zip(numbers, tasks, strict=True)
+        _by_class(f"task {number}", task, labels, shot, support) for number, task in zip(numbers, tasks, strict=True)
     ]
     shapes = Counter(row.shape for row in rows)
     if len(shapes) > 1:
@@ -80,7 +82,7 @@ def record_taskset(
     theirs = np.stack(rows)
     ours = _OurImages(split).numbers(taskset.dataset, labels, np.unique(theirs).tolist())
     found = np.array([ours[index] for index in theirs.reshape(-1).tolist()], np.int32).reshape(theirs.shape)
-    return recorded_episodes(split, found, shots, name, numbers)
+    return recorded_episodes(split, found, shot, name, numbers)
 
 
 def _labels(dataset: Any, tasks: Sequence[Sequence[int]]) -> dict[int, Any]:
@@ -94,7 +96,7 @@ def _labels(dataset: Any, tasks: Sequence[Sequence[int]]) -> dict[int, Any]:
 
 
 def _by_class(
-    name: str, task: Sequence[int], labels: Mapping[int, Any], shots: int, support: SupportPositions
+    name: str, task: Sequence[int], labels: Mapping[int, Any], shot: int, support: SupportPositions
 ) -> NDArray[np.int64]:
     """The images of a task, a row per class in order of appearance, support first, [N, K + Q].
 
@@ -106,15 +108,15 @@ def _by_class(
     way = len({labels[index] for index in task})
     for position, index in enumerate(task):
         label = labels[index]
-        is_first = support == "first" and len(shown[label]) < shots
-        is_even = support == "even" and position % 2 == 0 and position < 2 * way * shots
+        is_first = support == "first" and len(shown[label]) < shot
+        is_even = support == "even" and position % 2 == 0 and position < 2 * way * shot
         (shown if is_first or is_even else by_label)[label].append(index)
     sizes = {(len(shown[label]), len(by_label[label])) for label in shown | by_label}
-    if len(sizes) > 1 or {size[0] for size in sizes} != {shots} or not all(size[1] for size in sizes):
+    if len(sizes) > 1 or {size[0] for size in sizes} != {shot} or not all(size[1] for size in sizes):
         listed = ", ".join(f"{label}: {len(shown[label])} and {len(by_label[label])}" for label in shown | by_label)
         raise EpisodeError(
-            f'{name} cannot be divided into {shots} support images and equally many queries of each class: support="'
-            f'{support}" gives {listed}. Pass the shots and the order that the script uses.'
+            f'{name} cannot be divided into {shot} support images and equally many queries of each class: support="'
+            f'{support}" gives {listed}. Pass the shot and the order that the script uses.'
         )
     return np.array([[*shown[label], *by_label[label]] for label in shown], np.int64)
 

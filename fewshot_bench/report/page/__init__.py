@@ -16,9 +16,10 @@ import pandas as pd
 
 import fewshot_bench.report.figures as figures
 import fewshot_bench.report.page.plotly as plotly
-from fewshot_bench._io.locations import Location
+from fewshot_bench._io.locations import Location, location_of
 from fewshot_bench._io.storage import write_atomically
 from fewshot_bench._io.versions import __version__
+from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.outcomes import Cell, OutcomeStore, marked
 from fewshot_bench.report.content import PageContent, ProtocolResults, gather, rows_by_protocol
 from fewshot_bench.report.findings import answer_lines, answers, main_finding
@@ -36,9 +37,10 @@ _NOT_RECORDED = "not recorded"
 _FACT_LETTERS = 22
 
 
+@checked_arguments
 def write_page(
-    results: Location,
-    path: Location,
+    results: str | Location,
+    path: str | Location,
     *,
     baseline: str | None = None,
     correct: Correction = "holm",
@@ -67,6 +69,7 @@ def write_page(
         UnknownNameError: no method has the baseline's name.
         ComparisonError: the baseline's name fits several methods.
     """
+    results, path = location_of(results), location_of(path)
     store = store or OutcomeStore(results / "outcomes")
     if title == TITLE and all(cell.protocol.is_whole for cell in store.cells()):
         title = WHOLE_TITLE

@@ -1,4 +1,4 @@
-"""Whether the queries of a learner inform each other's predictions.
+"""Whether the queries of a method inform each other's predictions.
 
 Batch norms in training mode normalise every query by the batch it comes in. That is found by looking at the network;
 anything else is found by scoring the queries in another order, in halves and alone.
@@ -58,7 +58,7 @@ def use_of_queries(
 
     Args:
         name: of the method, for messages.
-        modules: its networks, by their part in it.
+        modules: its networks, by their part in it; none of a function.
         scores: of any queries.
         groups: its episodes; the first ones are used.
         is_transductive: what the user says; None if nothing.
@@ -72,9 +72,11 @@ def use_of_queries(
     found = _found_in_network(modules)
     if not found and _is_random(scores, groups):
         if is_transductive is None:
+            dropout = " (dropout in training mode?)" if modules else ""
+            advice = "Call eval() on the random layers, or pass is_transductive." if modules else "Seed what it draws."
             raise PluginError(
-                f"{name} gives other scores when it is called again (dropout in training mode?), so whether queries "
-                "inform each other is unknown. Call eval() on the random layers, or pass is_transductive."
+                f"{name} gives other scores when it is called again{dropout}, so whether queries inform each other is "
+                f"unknown. {advice}"
             )
         return QueryUse(False, "said to be inductive; its scores are random")
     found = found or _found_by_scoring(scores, groups)
