@@ -1,10 +1,9 @@
-"""`py.typed` is honest: a user's project that calls the package type-checks in mypy's strict mode, and mistakes are found."""
+"""A user's project type-checks against the package in strict mode, as py.typed promises, and mistakes are found."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
