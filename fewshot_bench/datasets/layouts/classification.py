@@ -112,12 +112,14 @@ def _imported(
     counts = {split: {name: len(images) for name, images in classes.items()} for split, classes in splits.items()}
     if request.dataset in OFFICIAL:
         check_counts(request.dataset, counts)
-        expected, division, side = OFFICIAL[request.dataset].images, OFFICIAL[request.dataset].division, _SIZE
+        official = OFFICIAL[request.dataset]
+        expected, division, usual_side = tuple(official.images), official.division, _SIZE
     else:
-        expected, division, side = official_class_sizes(request.dataset), _BY_CLASS, _FEW_SHOT_SIZE
-        for split, sizes in expected.items():
+        class_sizes = official_class_sizes(request.dataset)
+        for split, sizes in class_sizes.items():
             check_class_sizes(counts.get(split, {}), sizes, split, request.dataset)
-    side = request.size or side
+        expected, division, usual_side = tuple(class_sizes), _BY_CLASS, _FEW_SHOT_SIZE
+    side = request.size or usual_side
     preprocessing = Preprocessing(side, request.fit or "crop", request.interpolation or "bicubic")
     decoded: dict[SplitName, DecodedSplit] = {}
     for split in expected:

@@ -2,8 +2,8 @@
 
 Each holds <alphabet>/character<number>/<number of the character>_<drawing>.png, 105 x 105 pixels, black on white.
 
-- omniglot: Vinyals et al. (2016) train on 1,200 characters of both sets and test on the other 423, and make four classes
-  of each character by rotation. Snell et al. (2017) publish which, with 172 of the 1,200 for validation.
+- omniglot: Vinyals et al. (2016) train on 1,200 characters of both sets and test on the other 423, and make four
+  classes of each character by rotation. Snell et al. (2017) publish which, with 172 of the 1,200 for validation.
 - omniglot-lake: the two sets of Lake et al., without rotations and without validation.
 
 An image is turned after it was brought to size, so the four classes of a character hold the same pixels.
