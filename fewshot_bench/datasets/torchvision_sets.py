@@ -297,7 +297,8 @@ def _class_names(opened: Any, labels: Sequence[Any]) -> dict[int, str]:
     """The names of the classes by number, as torchvision has them; their numbers where it has none, or two alike."""
     kept = (getattr(opened, attribute, None) for attribute in ("classes", "categories", "all_categories"))
     listed = next(filter(None, kept), ())
-    named = {number: _text(name) for number, name in enumerate(listed)}
+    numbered = dict(enumerate(listed)) or {number: name for name, number in getattr(opened, "class_to_idx", {}).items()}
+    named = {number: _text(name) for number, name in numbered.items()}
     used = sorted({int(label) for label in labels if label is not None})
     if not named or set(used) - named.keys() or len({*named.values()}) < len(named):
         digits = len(str(max(used, default=0)))
