@@ -138,7 +138,8 @@ def test_the_four_classes_of_a_character_are_exact_rotations_in_one_split(tiny, 
         assert (novel.images[3 * turns + 1] == np.rot90(straight, turns)).all()
     with Image.open(source / "images_evaluation/Keble/character02/0007_02.png") as drawing:
         turned = np.asarray(drawing.rotate(90).convert("L").resize((28, 28), Image.Resampling.LANCZOS))
-    assert np.abs(novel.images[4][..., 0].astype(int) - turned).mean() < 0.2  # Pillow clips between its two passes
+    # Turned first and resized then, pixels differ a little, since Pillow rounds between its two passes.
+    assert np.abs(novel.images[4][..., 0].astype(int) - turned).max() <= 8
     assert dataset.identified_by == "names"
     assert dataset.preprocessing["rotations"] == [0, 90, 180, 270]
 

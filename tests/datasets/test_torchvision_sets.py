@@ -92,7 +92,7 @@ def test_another_part_is_another_dataset(tmp_path):
     assert train.preprocessing["source"] == "torchvision's DTD, train part"
     assert test.fingerprint != train.fingerprint
     assert test.novel.image_id(0) == "apple/dtd/dtd/images/apple/apple_2.jpg"
-    with pytest.raises(UnknownNameError, match="part of DTD called 'tset'. Did you mean test"):
+    with pytest.raises(UnknownNameError, match=r"part of DTD called 'tset'\. Did you mean test"):
         open_dataset("torchvision:DTD:tset", own=own(tmp_path))
 
 
