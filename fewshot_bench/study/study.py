@@ -175,7 +175,7 @@ class EpisodeOptions(Options):
         None, "Folders per class of your own images: 2 for alphabet/character.", "data", ge=1, le=8
     )
     layout: Literal["auto", "classes", "splits"] = option(
-        "auto", "Whether folders named train, val and test are classes or splits; auto refuses to guess.", "data"
+        "auto", "Read train, val and test as classes or splits.", "data"
     )
     root: str | None = option(None, "Folder of the files of --dataset torchvision:NAME.", "data", metavar="PATH")
     split: SplitName = option(
