@@ -44,7 +44,9 @@ class FilterChoice(str, Enum):
 @data.command("import")
 def import_(
     name: Annotated[str, typer.Argument(help="A benchmark (see: data ls), or a name for images of your own.")],
-    source: Annotated[str, typer.Option("--from", help="Folder, archive, manifest (.csv, .tsv, .parquet) or hf:NAME.")],
+    source: Annotated[
+        str, typer.Option("--from", help="Folder, archive, table (.csv, .tsv, .parquet), hf:NAME or torchvision:NAME.")
+    ],
     size: Annotated[int | None, typer.Option(min=8, max=1024, help="Side of the stored images in pixels.")] = None,
     fit: Annotated[
         FitChoice | None, typer.Option(help="squash changes the aspect ratio; crop keeps the centre.")
@@ -58,6 +60,7 @@ def import_(
     least_images: Annotated[int, field_option("least_images")] = 1,
     class_depth: Annotated[int | None, field_option("class_depth")] = None,
     layout: Annotated[str, field_option("layout")] = "auto",
+    root: Annotated[str | None, field_option("root")] = None,
     replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,11 +76,11 @@ def import_(
         "fit": fit.value if fit else None,
         "interpolation": interpolation.value if interpolation else None,
     }
-    own = OwnOptions(least_images=least_images, class_depth=class_depth, layout=cast("Layout", layout))
+    own = OwnOptions(least_images=least_images, class_depth=class_depth, layout=cast("Layout", layout), root=root)
     if is_benchmark(name):
         if split is not None or own != OwnOptions():
             raise typer.BadParameter(
-                "--split, --min-images, --class-depth and --layout are for your own images; "
+                "--split, --min-images, --class-depth, --layout and --root are for your own images; "
                 f"{name} has official splits."
             )
         with ProgressBars() as progress:
@@ -136,6 +139,7 @@ def check(
     deep: Annotated[bool, typer.Option("--deep", help="Read every stored byte and compare.")] = False,
     class_depth: Annotated[int | None, field_option("class_depth")] = None,
     layout: Annotated[str, field_option("layout")] = "auto",
+    root: Annotated[str | None, field_option("root")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is stored, what is missing, the terms of use, and the next command."""
@@ -146,16 +150,16 @@ def check(
     from fewshot_bench.datasets.store import is_stored
     from fewshot_bench.errors import DatasetError
 
-    own = OwnOptions(class_depth=class_depth, layout=cast("Layout", layout))
+    own = OwnOptions(class_depth=class_depth, layout=cast("Layout", layout), root=root)
     is_place = (
         subject is not None and subject not in DATASETS and not is_stored(subject) and looks_like_a_place(subject)
     )
     if own != OwnOptions() and not is_place:
-        raise typer.BadParameter("--class-depth and --layout are for a folder or an archive of your own images.")
+        raise typer.BadParameter("--class-depth, --layout and --root are for images of your own by path.")
     if subject is None:
         diagnoses = check_everything(deep=deep)
     elif is_place:
-        diagnoses = [check_place(Path(subject), own)]
+        diagnoses = [check_place(subject, own)]
     else:
         diagnoses = [check_dataset(subject, deep=deep)]
     if as_json:

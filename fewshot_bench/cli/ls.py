@@ -59,6 +59,8 @@ def ls(
         return
     if kind == "backbones":
         typer.echo(f"{'timm:NAME':<{width}}  any model of timm, from the hub or with --weights FILE")
+    if kind == "datasets":
+        typer.echo(f"{'torchvision:NAME':<{width}}  any classification dataset of torchvision, with --root PATH")
     if kind == "studies":
         typer.echo("run one: fewshot-bench run NAME    a copy to edit: fewshot-bench study NAME > study.toml")
 

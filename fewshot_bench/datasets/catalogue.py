@@ -15,12 +15,13 @@ from fewshot_bench.datasets.fetch import RemoteFile, zenodo_files
 from fewshot_bench.datasets.own_images import OwnOptions, looks_like_a_place, open_own_images
 from fewshot_bench.datasets.own_tables import HUGGING_FACE_PREFIX
 from fewshot_bench.datasets.store import WholeSplit, is_stored, open_stored, store_dataset, stored_names
+from fewshot_bench.datasets.torchvision_sets import TORCHVISION_PREFIX, check_torchvision_name
 from fewshot_bench.errors import CodeNotTrustedError, DatasetError, PluginError, UnknownNameError
 from fewshot_bench.plugins import described, place_of, plugin_errors
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.registry import Registry
 
-DATASETS: Registry[Callable[[], Dataset]] = Registry("dataset", schemes=("hf",))
+DATASETS: Registry[Callable[[], Dataset]] = Registry("dataset", schemes=("hf", "torchvision"))
 
 
 @checked_arguments
@@ -28,8 +29,9 @@ def open_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: P
     """Open a dataset; its images are memory-mapped.
 
     Args:
-        name: a registered or imported dataset; or a folder, archive or table of your own images, "hf:NAME" or
-            `module:callable`. Give only names that you trust: code is imported, "hf:" is downloaded.
+        name: a registered or imported dataset; or a folder, archive or table of your own images, "torchvision:NAME"
+            with the root in `own`, "hf:NAME" or `module:callable`. Give only names that you trust: code is imported,
+            "hf:" is downloaded.
         own: how own images become a dataset.
         progress: shown one unit per own image, the first time.
 
@@ -103,6 +105,8 @@ def check_name(name: str) -> None:
         UnknownNameError: neither is the case.
         CodeNotTrustedError: it would run code or be downloaded, and was not admitted.
     """
+    if name.startswith(TORCHVISION_PREFIX):
+        check_torchvision_name(name)
     is_place = bool(name.strip()) and looks_like_a_place(name) and not name.startswith(HUGGING_FACE_PREFIX)
     if is_named(name) or is_place or DATASETS.is_admitted(name):
         return
@@ -124,12 +128,14 @@ def is_named(name: str) -> bool:
 def may_be_shown(dataset: Dataset) -> bool:
     """Whether its images may stand in a page that is passed on: those of glyphs, and a user's own.
 
-    The terms of benchmarks do not allow it or do not say so; those of a data set hub and of code are not known.
+    The terms of benchmarks do not allow it or do not say so; those of a data set hub, of
+    torchvision's datasets and of code are not known.
     """
     name = dataset.name
     if name in DATASETS:
         return bool(DATASETS[name].facts.get("is_built_in"))
-    if name.startswith(HUGGING_FACE_PREFIX) or dataset.place.startswith(HUGGING_FACE_PREFIX):
+    schemes = (HUGGING_FACE_PREFIX, TORCHVISION_PREFIX)
+    if name.startswith(schemes) or dataset.place.startswith(schemes):
         return False
     return is_stored(name) or bool(dataset.place)
 
@@ -168,6 +174,12 @@ _IMAGENET = (
     "ImageNet's terms of access: non-commercial research and education only; everybody who works with the images must "
     "accept them (https://image-net.org/download)."
 )
+_CUB = (
+    "The terms of CUB-200-2011 stand at https://data.caltech.edu/records/65de6-vp158, and its images belong to their "
+    "authors."
+)
+_OMNIGLOT = "Omniglot is under the MIT licence (https://github.com/brendenlake/omniglot); cite Lake et al., 2015."
+_OBTAIN_OMNIGLOT = "Obtain images_background.zip and images_evaluation.zip into one folder."
 _CIFAR = "No licence is stated for CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html); cite Krizhevsky, 2009."
 
 
@@ -201,6 +213,22 @@ def _cifar_100() -> list[RemoteFile]:
     from torchvision.datasets import CIFAR100
 
     return [RemoteFile(CIFAR100.filename, CIFAR100.url, None, f"md5:{CIFAR100.tgz_md5}")]
+
+
+def _omniglot() -> list[RemoteFile]:
+    """The two archives whose address and md5 torchvision knows."""
+    from torchvision.datasets import Omniglot
+
+    return [
+        RemoteFile(f"{name}.zip", f"{Omniglot.download_url_prefix}/{name}.zip", None, f"md5:{md5}")
+        for name, md5 in Omniglot.zips_md5.items()
+    ]
+
+
+def _cub_200_2011() -> list[RemoteFile]:
+    """The archive at its authors' place; torchmeta and others publish its md5."""
+    url = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+    return [RemoteFile("CUB_200_2011.tgz", url, None, "md5:97eceeb196236b17998738112f37df78")]
 
 
 def _from_zenodo(*names: str) -> Callable[[], list[RemoteFile]]:
@@ -265,6 +293,35 @@ BENCHMARKS = {
         splits={"base": (351, 448_695), "validation": (97, 124_261), "novel": (160, 206_209)},
         image_size=84,
     ),
+    "cub": Benchmark(
+        "100/50/50 birds of CUB-200-2011, 11,788 images, 84 x 84 RGB unless imported at another size",
+        "Wah et al., 2011, The Caltech-UCSD Birds-200-2011 dataset; split of Chen et al., 2019, A closer look at "
+        "few-shot classification",
+        _CUB,
+        "Obtain CUB_200_2011.tgz.",
+        _cub_200_2011,
+        splits={"base": (100, 5_885), "validation": (50, 2_950), "novel": (50, 2_953)},
+        image_size=84,
+    ),
+    "omniglot": Benchmark(
+        "4,112/688/1,692 classes (1,623 characters in 4 rotations) x 20 images, 28 x 28 grey unless imported otherwise",
+        "Lake et al., 2015, Human-level concept learning through probabilistic program induction; split of Vinyals et "
+        "al., 2016, Matching networks for one shot learning, as Snell et al., 2017, publish it",
+        _OMNIGLOT,
+        _OBTAIN_OMNIGLOT,
+        _omniglot,
+        splits={"base": (4_112, 82_240), "validation": (688, 13_760), "novel": (1_692, 33_840)},
+        image_size=28,
+    ),
+    "omniglot-lake": Benchmark(
+        "964/659 characters (the background and evaluation sets) x 20 images, 28 x 28 grey unless imported otherwise",
+        "Lake et al., 2015, Human-level concept learning through probabilistic program induction",
+        _OMNIGLOT,
+        _OBTAIN_OMNIGLOT,
+        _omniglot,
+        splits={"base": (964, 19_280), "novel": (659, 13_180)},
+        image_size=28,
+    ),
     "cifar-100": Benchmark(
         "for classification: 100 classes, 50,000/10,000 images, 32 x 32 RGB",
         "Krizhevsky, 2009, Learning multiple layers of features from tiny images",
@@ -277,9 +334,9 @@ BENCHMARKS = {
     "cub-200-2011": Benchmark(
         "for classification: 200 birds, 5,994/5,794 images",
         "Wah et al., 2011, The Caltech-UCSD Birds-200-2011 dataset",
-        "The terms of CUB-200-2011 stand at https://data.caltech.edu/records/65de6-vp158; its images belong to their "
-        "authors.",
+        _CUB,
         "Obtain CUB_200_2011.tgz.",
+        _cub_200_2011,
         splits={"train": (200, 5_994), "test": (200, 5_794)},
         image_size=224,
     ),

@@ -20,6 +20,7 @@ from fewshot_bench.datasets.catalogue import (
 from fewshot_bench.datasets.dataset import by_reason, clutter_lines, left_out_lines, preprocessing_line
 from fewshot_bench.datasets.importing import layouts_at
 from fewshot_bench.datasets.own_images import OwnOptions, list_own_images
+from fewshot_bench.datasets.own_tables import HUGGING_FACE_PREFIX
 from fewshot_bench.datasets.store import (
     damaged_splits,
     is_stored,
@@ -28,6 +29,7 @@ from fewshot_bench.datasets.store import (
     stored_bytes,
     stored_names,
 )
+from fewshot_bench.datasets.torchvision_sets import TORCHVISION_PREFIX
 from fewshot_bench.errors import DatasetError, UnknownNameError
 from fewshot_bench.units import bytes_text
 
@@ -184,11 +186,16 @@ def _compare_bytes(name: str, diagnosis: Diagnosis) -> None:
     diagnosis.findings.append(("bytes", "every one as it was stored"))
 
 
-def check_place(path: Path, own: OwnOptions | None = None) -> Diagnosis:
-    """Check a folder or file that might be a dataset; raises DatasetError if it is missing, damaged or hostile."""
-    diagnosis = Diagnosis(str(path))
+def check_place(place: Path | str, own: OwnOptions | None = None) -> Diagnosis:
+    """Check what might be a dataset: a folder, a file, or one of Hugging Face or torchvision by its name.
+
+    Raises:
+        DatasetError: it is missing, damaged or hostile.
+    """
+    path = str(place)
+    diagnosis = Diagnosis(path)
     with ExitStack() as stack:
-        found = layouts_at(path, stack)
+        found = [] if path.startswith((HUGGING_FACE_PREFIX, TORCHVISION_PREFIX)) else layouts_at(Path(path), stack)
         for layout in found:
             more = f" and {len(layout.missing) - 5} more" if len(layout.missing) > 5 else ""
             state = f"missing: {', '.join(layout.missing[:5])}{more}" if layout.missing else "complete"
@@ -217,9 +224,9 @@ def check_place(path: Path, own: OwnOptions | None = None) -> Diagnosis:
     return diagnosis
 
 
-def _describe_own_images(path: Path, own: OwnOptions, diagnosis: Diagnosis) -> None:
+def _describe_own_images(path: str, own: OwnOptions, diagnosis: Diagnosis) -> None:
     with ExitStack() as stack:
-        listing = list_own_images(str(path), stack, own)
+        listing = list_own_images(path, stack, own)
     diagnosis.findings.append(("layout", f"not a benchmark; {listing.kind} of your own"))
     for split, classes in listing.classes.items():
         sizes = [len(images) for images in classes.values()]
@@ -237,6 +244,7 @@ def _describe_own_images(path: Path, own: OwnOptions, diagnosis: Diagnosis) -> N
     shares = " --split test" if len(set(names)) < len(names) else ""
     options = "" if own.class_depth is None else f" --class-depth {own.class_depth}"
     options += "" if own.layout == "auto" else f" --layout {own.layout}"
+    options += "" if own.root is None else f" --root {own.root}"
     diagnosis.next_commands.append(f"fewshot-bench run --dataset {path}{shares}{options}")
     if shares:
         diagnosis.findings.append(("note", "the splits share classes; --split 0.6,0.2,0.2 divides the classes instead"))

@@ -259,6 +259,8 @@ def preprocessing_line(preprocessing: Mapping[str, Any]) -> str:
         ]
     if preprocessing.get("divided", "as it lay") != "as it lay":
         words.append(f"divided by {preprocessing['divided']}")
+    if "rotations" in preprocessing:
+        words.append(f"rotated by {', '.join(map(str, preprocessing['rotations']))} degrees into classes")
     if preprocessing.get("least_images", 1) > 1:
         words.append(f"classes of {preprocessing['least_images']} images and more")
     if "more_than_8_bits" in preprocessing:

@@ -21,6 +21,7 @@ from fewshot_bench.datasets.layouts import Found, ImportRequest
 from fewshot_bench.datasets.layouts.cifar import find_cifar_arrays, find_cifar_images
 from fewshot_bench.datasets.layouts.classification import CLASSIFICATION_LAYOUTS
 from fewshot_bench.datasets.layouts.imagenet import find_imagenet_arrays, find_imagenet_flat, find_imagenet_images
+from fewshot_bench.datasets.layouts.omniglot import find_omniglot
 from fewshot_bench.datasets.sources import (
     MOST_ARCHIVES,
     ArchivesInFolder,
@@ -40,6 +41,7 @@ LAYOUTS: tuple[Callable[[FileTree], Found | None], ...] = (
     find_imagenet_arrays,
     find_imagenet_images,
     find_imagenet_flat,
+    find_omniglot,
     *CLASSIFICATION_LAYOUTS,
 )
 _DEEPEST = 3

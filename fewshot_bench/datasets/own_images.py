@@ -1,4 +1,4 @@
-"""A user's own images as a dataset: class folders, split folders of class folders, tables, Hugging Face datasets."""
+"""A user's own images as a dataset: class folders, folders per split, tables, datasets of Hugging Face, torchvision."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ from fewshot_bench.datasets.own_tables import (
 from fewshot_bench.datasets.sources import open_tree
 from fewshot_bench.datasets.sources.tree import composed
 from fewshot_bench.datasets.store import is_stored, open_stored, store_dataset, stored_names
+from fewshot_bench.datasets.torchvision_sets import TORCHVISION_PREFIX, list_torchvision
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.progress import SILENT, Progress, Step
 
@@ -73,6 +74,7 @@ class OwnOptions(ShownByFields):
             folders are refused.
         layout: "classes" takes every folder as a class, whatever it is called; "splits" takes folders that are called
             like splits, and no others; "auto" refuses to guess where both are possible.
+        root: the folder that torchvision downloads to, for "torchvision:NAME".
     """
 
     size: int | None = None
@@ -83,6 +85,7 @@ class OwnOptions(ShownByFields):
     least_images: int = 1
     class_depth: int | None = None
     layout: Layout = "auto"
+    root: str | None = None
 
     def __post_init__(self) -> None:
         if self.class_depth is not None and self.class_depth < 1:
@@ -101,8 +104,8 @@ class OwnOptions(ShownByFields):
 
 
 def looks_like_a_place(text: str) -> bool:
-    """Whether a dataset's name is a path or a Hugging Face dataset rather than a name."""
-    if text.startswith((HUGGING_FACE_PREFIX, ".", "~", "/", "\\")) or "/" in text or "\\" in text:
+    """Whether a dataset's name is a path, or a dataset of Hugging Face or torchvision, rather than a name."""
+    if text.startswith((HUGGING_FACE_PREFIX, TORCHVISION_PREFIX, ".", "~", "/", "\\")) or "/" in text or "\\" in text:
         return True
     return looks_like_table(Path(text)) or Path(text).exists()
 
@@ -122,8 +125,9 @@ def open_own_images(
         listing = list_own_images(source, stack, options)
         label = dataset_label(source)
         label = f"own-{label}" if label in taken_names else label
+        chosen = {name: value for name, value in asdict(options).items() if name != "root"}  # the listing has the place
         key = hashlib.sha256(
-            json.dumps([_VERSION, label, asdict(options), listing.digest(), Preprocessing(1).as_dict()]).encode()
+            json.dumps([_VERSION, label, chosen, listing.digest(), Preprocessing(1).as_dict()]).encode()
         ).hexdigest()
         folder = cache_folder() / _FOLDER
         name = f"{label}-{key[:16]}"
@@ -176,7 +180,13 @@ def import_own_images(
 
 
 def dataset_label(source: str) -> str:
-    """What a folder, an archive, a table or a Hugging Face dataset is called in results."""
+    """What a folder, an archive, a table, or a dataset of Hugging Face or torchvision is called in results.
+
+    >>> dataset_label("hf:user/set"), dataset_label("torchvision:DTD:train")
+    ('set', 'DTD-train')
+    """
+    if source.startswith(TORCHVISION_PREFIX):
+        source = source.removeprefix(TORCHVISION_PREFIX).replace(":", "-")
     plain = source.removeprefix(HUGGING_FACE_PREFIX)
     name = composed(PurePosixPath(plain).name if plain != source else Path(source).expanduser().resolve().name)
     if plain == source and Path(source).expanduser().is_file():
@@ -188,7 +198,7 @@ def list_own_images(source: str, stack: ExitStack, options: OwnOptions | None = 
     """List images by split and class, before any is decoded.
 
     Args:
-        source: a path, or "hf:" and the name of a Hugging Face dataset.
+        source: a path, "hf:" and the name of a Hugging Face dataset, or "torchvision:" and the name of a class there.
         stack: keeps what is open until the images have been read.
         options: how folders become classes.
 
@@ -197,6 +207,11 @@ def list_own_images(source: str, stack: ExitStack, options: OwnOptions | None = 
     """
     path = Path(source).expanduser()
     options = options or OwnOptions()
+    if source.startswith(TORCHVISION_PREFIX):
+        _refuse_layout(source, options)
+        return list_torchvision(source, options.root)
+    if options.root is not None:
+        raise DatasetError(f"--root says where the files of torchvision:NAME lie; {source} needs none. Leave it out.")
     if not source.removeprefix(HUGGING_FACE_PREFIX).strip():
         raise DatasetError(f"'{source}' should be a folder, an archive or a table of images, or hf:NAME.")
     if source.startswith(HUGGING_FACE_PREFIX) or looks_like_hugging_face(path):
@@ -217,8 +232,8 @@ def list_own_images(source: str, stack: ExitStack, options: OwnOptions | None = 
 def _refuse_layout(source: str | Path, options: OwnOptions) -> None:
     if options.class_depth is not None or options.layout != "auto":
         raise DatasetError(
-            f"--class-depth and --layout say what folders are; {source} is a table, which names the class of each "
-            "image. Leave them out."
+            f"--class-depth and --layout say what folders are; {source} is a table or a dataset, which names the class "
+            "of each image. Leave them out."
         )
 
 

@@ -48,9 +48,13 @@ SHARED_NOVEL_CLASSES = {
     ("cifar-fs", "fc100"): 11,
     ("fc100", "cifar-fs"): 11,
     ("mini-imagenet", "tiered-imagenet"): 13,
+    ("omniglot", "omniglot-lake"): 236,
     ("tiered-imagenet", "mini-imagenet"): 5,
 }
 """How many classes the base split of the first has in common with the novel split of the second."""
+
+_CUB_IN_IMAGENET = 8
+"""Novel images of cub among Meta-Dataset's 43 of CUB-200-2011 in ILSVRC-2012 (ImageNet_CUBirds_duplicates.txt)."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def _overlap_with(corpus: str, dataset: str) -> PretrainingOverlap:
         return _overlap_with_base_split(corpus.removeprefix(_BASE_SPLIT), dataset)
     if corpus.startswith("ImageNet-") and dataset in _FROM_IMAGENET:
         return PretrainingOverlap("shared", f"novel classes are in {corpus}")
+    if corpus.startswith("ImageNet-") and dataset == "cub":
+        return PretrainingOverlap("shared", f"{_CUB_IN_IMAGENET} novel images are in {corpus}")
     if corpus.startswith("ImageNet-") and dataset in _FROM_CIFAR:
         return PretrainingOverlap("none")
     return PretrainingOverlap("unknown", f"overlap with {corpus} unknown")

@@ -117,8 +117,8 @@ def study_record(study: Study) -> dict[str, Any]:
     for name in _COUNTS:
         if name not in study.model_fields_set:  # left to the sampler, or to a rule that says when to stop
             record.pop(name, None)
-    for name in ("weights", "dataset", "backbone"):
-        if isinstance(record[name], str):
+    for name in ("weights", "dataset", "backbone", "root"):
+        if isinstance(record.get(name), str):
             record[name] = without_folders(record[name])
     if study.recipe is not None and study.recipe.endswith(".toml"):
         record |= {"recipe": Path(study.recipe).name, "recipe_digest": named_recipe(study.recipe).digest}

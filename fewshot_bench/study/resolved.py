@@ -258,9 +258,9 @@ def open_study_dataset(study: Study, progress: Progress = SILENT) -> Dataset:
     options = study.own_options
     if is_named(study.dataset) and options != OwnOptions(seed=study.seed):
         raise StudyError(
-            f"{study.dataset} has its splits already; --split FRACTIONS, --min-images, --class-depth and --layout are "
-            "for own images by path. To keep another division under a name: fewshot-bench data import NAME --from PATH "
-            "--split FRACTIONS"
+            f"{study.dataset} has its splits already; --split FRACTIONS, --min-images, --root, --class-depth and "
+            "--layout are for own images by path. To keep another division under a name: fewshot-bench data import "
+            "NAME --from PATH --split FRACTIONS"
         )
     return known_dataset(study.dataset, own=options, progress=progress)
 

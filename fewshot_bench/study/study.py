@@ -55,6 +55,7 @@ SAMPLER_FIELDS = ("sampler", "alpha", "least_way", "least_shot")
 
 LATER_FIELDS = (
     "choose", "base_precision", "training_seeds", "recipe", "stop_gradient", "anchors", "protocol", "base_settings",
+    "root",
 )  # fmt: skip
 """Fields added after the first release: records and keys leave them out at their defaults, so that old ids hold."""
 
@@ -224,8 +225,9 @@ class EpisodeOptions(Options):
         None, "Folders per class of your own images: 2 for alphabet/character.", "data", ge=1, le=8
     )
     layout: Literal["auto", "classes", "splits"] = option(
-        "auto", "Whether folders named train, val and test are classes or splits; auto refuses to guess.", "data"
+        "auto", "Read train, val and test as classes or splits.", "data"
     )
+    root: str | None = option(None, "Folder of the files of --dataset torchvision:NAME.", "data", metavar="PATH")
     split: SplitName = option(
         "novel",
         "Split to draw from, or fractions that divide your own classes: 0.6,0.2,0.2.",
@@ -385,7 +387,9 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     """
 
     dataset: str = option(
-        "glyphs", "Name (fewshot-bench data ls), or your own images: folder, archive, manifest or hf:NAME.", "data"
+        "glyphs",
+        "Name (fewshot-bench data ls), or your own images: folder, archive, manifest, hf:NAME, torchvision:NAME.",
+        "data",
     )
     backbone: str | None = option(
         None,
@@ -523,6 +527,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
             least_images=self.least_images,
             class_depth=self.class_depth,
             layout=self.layout,
+            root=self.root,
         )
 
     def protocols(self, class_sizes: Sequence[int] | None = None) -> list[Protocol]:

@@ -81,11 +81,14 @@ def test_a_lock_of_a_later_sampler_is_refused(toy, tmp_path):
 )
 def test_published_locks_cover_the_benchmarks_and_verify(sampler, shots, ending):
     paths = [path for path in lock_files(None) if read_lock(path).protocol.sampler == sampler]
-    assert {path.stem for path in paths} == {
+    expected = {
         f"{dataset}-5way-{shot}shot{ending}"
-        for dataset in ("glyphs", "cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet")
+        for dataset in ("glyphs", "cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet", "cub", "omniglot")
         for shot in shots
     }
+    if sampler == "standard":
+        expected |= {f"{name}-{shot}shot" for name in ("omniglot-20way", "omniglot-lake-5way") for shot in shots}
+    assert {path.stem for path in paths} == expected
     for path in paths:
         frozen = read_lock(path)
         if sampler == "disjoint":

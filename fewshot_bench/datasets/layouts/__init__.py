@@ -235,7 +235,7 @@ def check_class_sizes(found: Mapping[str, int], official: Mapping[str, int], spl
     if foreign:
         raise DatasetError(
             f"the source has {len(foreign)} classes in its {split} split that {dataset} does not have there "
-            f"({', '.join(foreign[:3])}): it is another division of ImageNet."
+            f"({', '.join(foreign[:3])}): it is another division of the images."
         )
     for name, expected in official.items():
         if found[name] != expected:

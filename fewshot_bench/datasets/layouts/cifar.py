@@ -176,7 +176,11 @@ def _parts(tree: FileTree) -> Iterator[_Part]:
             kind = f"{file[: found.start()]}*{file[found.end() :]}"
             short = {"base": "train", "validation": "val", "novel": "test"}[split]
             yield _Part(
-                layout, kind, short, _pixels(content[images]), whole_numbers(content[labels], str(tree.path / file))
+                layout,
+                kind,
+                short,
+                cifar_pixels(content[images]),
+                whole_numbers(content[labels], str(tree.path / file)),
             )
 
 
@@ -188,7 +192,7 @@ def _has_images(content: Any, images: str, labels: str) -> bool:
     return is_small and array.shape[1:] in {(3072,), (32, 32, 3), (3, 32, 32)}
 
 
-def _pixels(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def cifar_pixels(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Images as [I, 32, 32, 3]; flat rows hold one channel after the other."""
     if array.ndim == 2:
         array = array.reshape(-1, 3, 32, 32)

@@ -4,7 +4,8 @@ torchvision has classes for most of them. They are not used: they open extracted
 missing ones, check checksums of lists that others have reformatted, and ImageNet's unpickles a file. A test holds both
 to the same images and labels where torchvision reads the same copy.
 
-- CUB-200-2011 (Wah et al., 2011): images/<class>/<image>.jpg with four lists, as in CUB_200_2011.tgz.
+- CUB-200-2011 (Wah et al., 2011): images/<class>/<image>.jpg with four lists, as in CUB_200_2011.tgz. The same images
+  divided by class (Chen et al., 2019) are "cub", a few-shot benchmark.
 - Caltech-256 (Griffin et al., 2007): <number>.<class>/<number>_<image>.jpg, as in 256_ObjectCategories.tar.
 - Oxford 102 Flowers (Nilsback and Zisserman, 2008): jpg/image_<number>.jpg, imagelabels.mat, setid.mat. A class is
   called by its official number: the files hold no names.
@@ -45,16 +46,19 @@ from fewshot_bench.datasets.layouts import (
     ImportRequest,
     Official,
     are_official_names,
+    check_class_sizes,
     check_counts,
 )
 from fewshot_bench.datasets.layouts.cifar import decoded_classes, imported_cifar_100
 from fewshot_bench.datasets.layouts.imagenet import ClassFiles, class_files_in, image_files, is_synset, natural
-from fewshot_bench.datasets.official_splits import published_split
+from fewshot_bench.datasets.official_splits import official_class_sizes, published_split
 from fewshot_bench.datasets.sources import FileTree, open_tree
 from fewshot_bench.datasets.sources.tree import within
 from fewshot_bench.errors import DatasetError
 
 _SIZE = 224
+_FEW_SHOT_SIZE = 84  # as in the literature on few-shot learning
+_BY_CLASS = "class, as published"
 _LARGEST_LIST = 1 << 30  # the largest, of iNaturalist 2017, has a tenth of it
 _LARGEST_MAT = 1 << 16  # the larger has 15 KB
 
@@ -105,22 +109,27 @@ def _imported(
     Raises:
         DatasetError: the counts are not the official ones.
     """
-    official = OFFICIAL[request.dataset]
-    check_counts(
-        request.dataset,
-        {split: {name: len(images) for name, images in classes.items()} for split, classes in splits.items()},
-    )
-    side = request.size or _SIZE
+    counts = {split: {name: len(images) for name, images in classes.items()} for split, classes in splits.items()}
+    if request.dataset in OFFICIAL:
+        check_counts(request.dataset, counts)
+        official = OFFICIAL[request.dataset]
+        expected, division, usual_side = tuple(official.images), official.division, _SIZE
+    else:
+        class_sizes = official_class_sizes(request.dataset)
+        for split, sizes in class_sizes.items():
+            check_class_sizes(counts.get(split, {}), sizes, split, request.dataset)
+        expected, division, usual_side = tuple(class_sizes), _BY_CLASS, _FEW_SHOT_SIZE
+    side = request.size or usual_side
     preprocessing = Preprocessing(side, request.fit or "crop", request.interpolation or "bicubic")
     decoded: dict[SplitName, DecodedSplit] = {}
-    for split in official.images:
+    for split in expected:
         classes = {
             name: splits[split][name] if are_named else splits[split][name].by_rank() for name in sorted(splits[split])
         }
         listed = ListedSplit(classes, _load, are_named)
         step = request.stack.enter_context(request.progress.step(f"reading the {split} split", len(listed)))
         decoded[split] = DecodedSplit(listed, preprocessing, (side, side, 3), step)
-    facts = {"source": source} | preprocessing.as_dict() | {"divided": official.division}
+    facts = {"source": source} | preprocessing.as_dict() | {"divided": division}
     if are_named:
         return Imported(decoded, facts, "names")
     warning = "the files do not have their official names: images are known by their rank in their class."
@@ -225,18 +234,16 @@ class ListedLayout:
     """A distribution whose lists say which images each class and split has.
 
     Attributes:
-        dataset: the benchmark that it gives.
         name: what people call it.
         parts: folders and lists by a key that `rows` uses.
         is_recognized: whether the parts that were found belong to this layout.
-        rows: one row per image.
+        rows: for each dataset that it gives, one row per image.
     """
 
-    dataset: str
     name: str
     parts: Mapping[str, PartSpec]
     is_recognized: Callable[[Mapping[str, Part]], bool]
-    rows: Callable[[Parts], Iterator[Row]]
+    rows: Mapping[str, Callable[[Parts], Iterator[Row]]]
 
     def find(self, tree: FileTree) -> Found | None:
         """The layout, if its telling parts are there."""
@@ -244,12 +251,12 @@ class ListedLayout:
         if not self.is_recognized(found):
             return None
         missing = tuple(spec.missing or key for key, spec in self.parts.items() if key not in found)
-        return Found(self.name, tree.path, (self.dataset,), partial(self._read, tree, found), missing)
+        return Found(self.name, tree.path, tuple(self.rows), partial(self._read, tree, found), missing)
 
     def _read(self, tree: FileTree, found: Mapping[str, Part], request: ImportRequest) -> Imported:
         parts = Parts(tree, found, request.stack)
-        files: dict[SplitName, dict[str, tuple[str, str, list[str]]]] = {split: {} for split in ("train", "test")}
-        for split, label, part, path in self.rows(parts):
+        files: dict[SplitName, dict[str, tuple[str, str, list[str]]]] = {}
+        for split, label, part, path in self.rows[request.dataset](parts):
             folder, _, file = path.rpartition("/")
             files.setdefault(split, {}).setdefault(label, (part, folder, []))[2].append(file)
 
@@ -293,6 +300,15 @@ def _cub_rows(parts: Parts) -> Iterator[Row]:
         if image not in is_train or class_names.get(labels.get(image, "")) != folder:
             raise DatasetError(f"the lists in {parts.path} do not agree on image {image} ({path}). Obtain them again.")
         yield "train" if is_train[image] else "test", folder, "images", path
+
+
+def _cub_rows_by_class(parts: Parts) -> Iterator[Row]:
+    """The images of whole classes, which are divided as in Chen et al. (2019)."""
+    split_of = {label: split for split, classes in official_class_sizes("cub").items() for label in classes}
+    for _, label, part, path in _cub_rows(parts):
+        if label not in split_of:
+            raise DatasetError(f"the lists in {parts.path} name a class {label}, which is none of the 200.")
+        yield split_of[label], label, part, path
 
 
 def _flowers_rows(parts: Parts) -> Iterator[Row]:
@@ -381,11 +397,10 @@ def _places365(size: str) -> ListedLayout:
         "val": PartSpec((f"val_{size}",), (f"val_{size}.tar",), missing=f"val_{size}"),
     }
     return ListedLayout(
-        "places365",
         f"Places365-standard ({size})",
         lists | images,
         lambda found: bool(found.keys() & lists.keys()),
-        _places_rows,
+        {"places365": _places_rows},
     )
 
 
@@ -393,32 +408,28 @@ _IN_LIST_ARCHIVE = (("", "train_val2017", "annotations"), ("train_val2017.zip",)
 
 LISTED_LAYOUTS = (
     ListedLayout(
-        "cub-200-2011",
         "CUB_200_2011",
         _files_at_top(_CUB_LISTS) | {"images": PartSpec(("images",))},
         lambda found: {"images.txt", "image_class_labels.txt"} <= found.keys(),
-        _cub_rows,
+        {"cub-200-2011": _cub_rows, "cub": _cub_rows_by_class},
     ),
     ListedLayout(
-        "flowers-102",
         "Oxford 102 Flowers",
         _files_at_top(LIST_MD5)
         | {"jpg": PartSpec(("jpg",), ("102flowers.tgz", "102flowers.tar"), missing="jpg or 102flowers.tgz")},
         lambda found: len(found) >= 2,
-        _flowers_rows,
+        {"flowers-102": _flowers_rows},
     ),
     ListedLayout(
-        "oxford-iiit-pet",
         "Oxford-IIIT Pet",
         {
             "annotations": PartSpec(("annotations",), ("annotations.tar.gz", "annotations.tar"), "trainval.txt"),
             "images": PartSpec(("images",), ("images.tar.gz", "images.tar"), missing="images or images.tar.gz"),
         },
         lambda found: "annotations" in found,
-        _pet_rows,
+        {"oxford-iiit-pet": _pet_rows},
     ),
     ListedLayout(
-        "inaturalist-2017",
         "iNaturalist 2017",
         {
             "images": PartSpec(
@@ -433,7 +444,7 @@ LISTED_LAYOUTS = (
         },
         # A folder that happens to be called 2017 is not enough.
         lambda found: len(found) > 1 or bool(found and next(iter(found.values())).folders[0] != "2017"),
-        _inaturalist_rows,
+        {"inaturalist-2017": _inaturalist_rows},
     ),
 )
 

@@ -27,9 +27,11 @@ def official_class_sizes(dataset: str) -> ClassSizes:
 
     Args:
         dataset: "cifar-fs" (Bertinetto et al., 2019), "fc100" (Oreshkin et al., 2018), "mini-imagenet" (Ravi and
-            Larochelle, 2017) or "tiered-imagenet" (Ren et al., 2018).
+            Larochelle, 2017), "tiered-imagenet" (Ren et al., 2018), "cub" (Chen et al., 2019), "omniglot" (Vinyals et
+            al., 2016, as Snell et al., 2017, publish it) or "omniglot-lake" (Lake et al., 2015).
     """
-    return {split: dict(sorted(_sizes(dataset, published).items())) for published, split in _PUBLISHED_NAMES.items()}
+    sizes = {split: dict(sorted(_sizes(dataset, published).items())) for published, split in _PUBLISHED_NAMES.items()}
+    return {split: classes for split, classes in sizes.items() if classes}
 
 
 def official_classes(dataset: str) -> dict[SplitName, tuple[str, ...]]:
@@ -48,6 +50,27 @@ def mini_imagenet_ranks() -> dict[str, list[int]]:
     return {name: ranks for split in _published("mini-imagenet")["classes"].values() for name, ranks in split.items()}
 
 
+@cache
+def omniglot_characters() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """For each of the 1,623 characters of Omniglot its set, background or evaluation, and the names of its drawings.
+
+    >>> part, files = omniglot_characters()["Angelic/character01"]
+    >>> part, files[0], len(files)
+    ('evaluation', '0965_01.png', 20)
+    """
+    published = _published("omniglot")
+    drawings = range(1, published["drawings"] + 1)
+    return {
+        f"{alphabet}/character{number:02d}": (
+            part,
+            tuple(f"{first + number - 1:04d}_{drawing:02d}.png" for drawing in drawings),
+        )
+        for part in ("background", "evaluation")
+        for alphabet, (first, count) in published[part].items()
+        for number in range(1, count + 1)
+    }
+
+
 def cifar_class_digests() -> dict[str, str]:
     """Name of each class of CIFAR-100 by the digest of its 600 images."""
     digests: dict[str, str] = _published("cifar-100")["digests"]
@@ -64,8 +87,16 @@ def published_split(name: str) -> SplitName | None:
     return _SPELLINGS.get(name.lower().replace("_", "-").removeprefix("meta-"))
 
 
+ROTATIONS = (0, 90, 180, 270)
+"""Degrees, counterclockwise, of the four classes that Vinyals et al. make of a character of Omniglot."""
+
+
 def _sizes(dataset: str, split: str) -> dict[str, int]:
+    if dataset.startswith("omniglot"):
+        return dict.fromkeys(_omniglot_classes(dataset, split), _published("omniglot")["drawings"])
     published = _published(dataset)
+    if dataset == "cub":
+        return {name: size for name, size in published["sizes"].items() if _cub_split(int(name[:3])) == split}
     if dataset == "mini-imagenet":
         return {name: len(ranks) for name, ranks in published["classes"][split].items()}
     if dataset == "tiered-imagenet":
@@ -74,6 +105,25 @@ def _sizes(dataset: str, split: str) -> dict[str, int]:
     classes = published[split]
     names = classes["classes"] if isinstance(classes, dict) else classes
     return dict.fromkeys(names, _published("cifar-100")["images_per_class"])
+
+
+def _cub_split(number: int) -> str:
+    """The split of a class of CUB-200-2011, by its number from 1."""
+    return "train" if number % 2 else "val" if number % 4 == 2 else "test"
+
+
+def _omniglot_classes(dataset: str, split: str) -> list[str]:
+    """Characters of Lake et al.'s sets; of Vinyals et al.'s, four rotations of each."""
+    published = _published("omniglot")
+    if dataset == "omniglot-lake":
+        part = {"train": "background", "test": "evaluation"}.get(split)
+        return [name for name, (held_in, _) in omniglot_characters().items() if held_in == part]
+    return [
+        f"{alphabet}/character{number:02d}/rot{degrees:03d}"
+        for alphabet, (first, last) in published["vinyals"][split].items()
+        for number in range(first, last + 1)
+        for degrees in ROTATIONS
+    ]
 
 
 @cache
