@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption
+from fewshot_bench.cli.processes import WrittenProgress, workers
 from fewshot_bench.cli.study_options import ProbeOption, field_option, planned_study, takes_fields, typed_arguments
 from fewshot_bench.study.study import NamedHyperParameters, Options, Study, option
 from fewshot_bench.units import bytes_text
@@ -71,6 +73,7 @@ def run(
     base_set: Annotated[list[str] | None, field_option("base_settings", metavar="FIELD=VALUE")] = None,
     probe: ProbeOption = None,
     trust_code: TrustCodeOption = False,
+    worker: Annotated[int | None, typer.Option(hidden=True, rich_help_panel="Computing")] = None,
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
@@ -84,6 +87,9 @@ def run(
     setting = None if options["setting"] is None else Path(options["setting"])
     machine = _other_machine(options)
     plan = planned_study(context, study, setting, trusts_code=trust_code)
+    if worker is not None:
+        _train_ahead(plan, worker)
+        return
     from fewshot_bench.study import free_folder, new_results_folder  # after the names have been checked
 
     if fresh and shard is not None:
@@ -114,7 +120,8 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
         from fewshot_bench.study import run_plan  # imports torch, which an unknown engine should not wait for
 
         arguments = typed_arguments(context)
-        result = run_plan(plan, progress=progress, arguments=arguments, engine=computing, shard=part)
+        helpers = partial(_helpers, arguments, progress)
+        result = run_plan(plan, progress=progress, arguments=arguments, engine=computing, shard=part, helpers=helpers)
     if result.missing:
         _show_shard(shard, result, as_json)
     else:
@@ -122,6 +129,20 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
     if result.failures:
         _show_failures(result)
         raise typer.Exit(_SOME_FAILED)
+
+
+def _helpers(arguments: Sequence[str], progress: Progress, count: int) -> AbstractContextManager[object]:
+    """Processes of the same command that train base stages ahead."""
+    of_each = [["--worker", str(number)] for number in range(1, count + 1)]
+    return workers(arguments, of_each, progress=progress)
+
+
+def _train_ahead(plan: StudyPlan, number: int) -> None:
+    """Train, as a helper, the base stages that no process trains yet."""
+    from fewshot_bench.study.run import resolve_plan
+    from fewshot_bench.study.training_ahead import train_ahead
+
+    train_ahead(resolve_plan(plan), number, WrittenProgress())
 
 
 @contextmanager
