@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,14 @@ import typer
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption
 from fewshot_bench.cli.processes import WrittenProgress, workers
-from fewshot_bench.cli.study_options import ProbeOption, field_option, planned_study, takes_fields, typed_arguments
+from fewshot_bench.cli.study_options import (
+    ProbeOption,
+    describes_study,
+    field_option,
+    planned_study,
+    takes_fields,
+    typed_arguments,
+)
 from fewshot_bench.study.study import NamedHyperParameters, Options, Study, option
 from fewshot_bench.units import bytes_text
 
@@ -26,6 +34,12 @@ if TYPE_CHECKING:
     from fewshot_bench.study.estimates import CellEstimate, DiskSpace, Estimates
     from fewshot_bench.study.plan import StudyPlan
     from fewshot_bench.study.run import PlanResult
+
+_FIRST_STUDY = "quickstart"
+"""The preset that `run` without a description of a study runs."""
+
+_PLAIN_NAMES = {"base-ce/centroid": "CE", "base-ce+schane@lambda=0.3,tau=0.1/centroid": "CE + SCHaNe"}
+"""What its tables and answers call its methods; a user's changes to the preset would give them other names."""
 
 _SOME_FAILED = 1
 """Exit code of a study that ran to its end, where episodes failed."""
@@ -79,14 +93,18 @@ def run(
 ) -> None:
     """Run a study: embed, sample episodes, adapt, store every outcome, test, and write leaderboard.csv and report.html.
 
-    Without STUDY and options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
+    Without STUDY and options: the preset quickstart, Conv4 trained on glyphs with CE and with CE+SCHaNe.
     """
     from fewshot_bench._io.resuming import resume_arguments
 
     fresh, shard, dry_run = options["fresh"], options["shard"], options["dry_run"]
     setting = None if options["setting"] is None else Path(options["setting"])
     machine = _other_machine(options)
-    plan = planned_study(context, study, setting, trusts_code=trust_code)
+    if study is None and not describes_study(context, RunOptions):
+        plan = planned_study(context, _FIRST_STUDY, setting)
+        plan = replace(plan, outputs=plan.outputs.model_copy(update={"labels": _PLAIN_NAMES}))
+    else:
+        plan = planned_study(context, study, setting, trusts_code=trust_code)
     if worker is not None:
         _train_ahead(plan, worker)
         return
@@ -243,9 +261,9 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show, show_answers
     from fewshot_bench.datasets.dataset import preprocessing_line
-    from fewshot_bench.report import rows_of_cells
+    from fewshot_bench.report import rows_of_cells, with_labels
     from fewshot_bench.report.leaderboard_rows import MEASURED
-    from fewshot_bench.study.plan import write_outputs
+    from fewshot_bench.study.plan import labels_of, write_outputs
 
     gc.collect()
     gc.freeze()  # statsmodels collects garbage in every correction of p values; what is here by now stays to the end
@@ -260,7 +278,8 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     rows = rows_of_cells(frame, result.cells)
     measured = set(rows.loc[rows["source"] == MEASURED, "method"])
     methods = [name for name in dict.fromkeys(cell.method.name for cell in result.cells) if name in measured]
-    show(rows, as_json, whole=frame)
+    labelled = with_labels(frame, labels_of(plan.outputs, result.cells, result.asked_names))
+    show(rows, as_json, labelled=rows_of_cells(labelled, result.cells), whole=frame)
     if as_json:
         return
     for dataset in result.datasets.values():
@@ -278,7 +297,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     else:
         typer.echo("next         run another method on the same episodes, then: fewshot-bench compare A B")
     typer.echo("             fewshot-bench ls adaptations    fewshot-bench run --help")
-    show_answers(frame, rows)
+    show_answers(labelled, rows)
 
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
