@@ -93,7 +93,7 @@ def run(
 ) -> None:
     """Run a study: embed, sample episodes, adapt, store every outcome, test, and write leaderboard.csv and report.html.
 
-    Without STUDY and options: the preset quickstart, Conv4 trained on glyphs with CE and with CE+SCHaNe.
+    Without STUDY and options: Conv4 trained on glyphs with CE and CE+SCHaNe (preset quickstart).
     """
     from fewshot_bench._io.resuming import resume_arguments
 

@@ -54,7 +54,7 @@ def test_quickstart_is_the_default_study_with_the_contrast_that_its_validation_s
         (["--adapt", "logistic"], 0.9),
         (["--set", "metric=euclidean"], 0.9),
     ],
-    ids=" ".join,
+    ids=["nothing", "where and how", "--shots", "--adapt", "--set"],
 )
 def test_run_without_a_description_of_a_study_runs_quickstart_under_plain_names(typed, contrast, monkeypatch):
     plans = []
