@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,12 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # each test process is one of several: neither it nor the commands it starts take the others' cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1 if WORKERS > 1 else 2)
+
+# Under `nohup ... &` the tests ignore these signals, and so would the processes that they start and signal: what is
+# ignored is inherited. A function does the same here, and a started process begins with the system's default.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 def pytest_collection_finish() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fewshot_bench
-from fewshot_bench.cli.sweep import _BEGIN
+from fewshot_bench.cli.processes import _BEGIN
 
 PACKAGE = Path(fewshot_bench.__file__).parent
 PLACES = [place for place in (PACKAGE, PACKAGE.parent / "benchmarks") if place.is_dir()]
@@ -101,7 +101,7 @@ def constant(node: ast.AST) -> object:
 
 @pytest.mark.slow
 def test_the_package_runs_nothing_that_it_reads():
-    """But for the class that the reader of pickles restricts, and processes: of benchmarks, of a sweep, and git."""
+    """But for the class that the reader of pickles restricts, and processes: of benchmarks, this program, git."""
     found = {
         (path.relative_to(PACKAGE.parent).as_posix(), danger)
         for place in PLACES
@@ -112,24 +112,31 @@ def test_the_package_runs_nothing_that_it_reads():
     assert {danger for _, danger in own_processes} <= {"import subprocess"}
     assert found - own_processes == {
         ("fewshot_bench/datasets/sources/safe_pickle.py", "pickle._Unpickler"),
-        ("fewshot_bench/cli/sweep.py", "import subprocess"),
+        ("fewshot_bench/cli/processes.py", "import subprocess"),
         ("fewshot_bench/study/provenance.py", "import subprocess"),
     }
 
 
-def test_a_sweep_starts_nothing_but_this_program():
-    tree = ast.parse((PACKAGE / "cli" / "sweep.py").read_text(encoding="utf-8"))
+def test_a_command_starts_nothing_but_this_program():
+    tree = ast.parse((PACKAGE / "cli" / "processes.py").read_text(encoding="utf-8"))
     started = [ast.unparse(call) for call in ast.walk(tree) if isinstance(call, ast.Call)]
     started = [call for call in started if call.startswith("subprocess.")]
     assert len(started) == 1
     assert started[0].startswith("subprocess.Popen(command, ")
     assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
-    names = ("command", "module_folders", "of_process")
+    names = ("command", "module_folders")
     values = {name: [ast.unparse(a.value) for a in assigned if ast.unparse(a.targets[0]) == name] for name in names}
     assert values["module_folders"] == ["'\\n'.join(filter(None, sys.path))"]
-    assert values["command"] == ["[sys.executable, '-c', _BEGIN, module_folders, *arguments, *of_process]"]
-    assert values["of_process"] == ["['--worker', device, '--memory-share', str(1 / devices.count(device))]"]
-    assert "import" not in _BEGIN.replace("import sys\n", "").replace("from fewshot_bench.__main__ import main\n", "")
+    assert values["command"] == ["[sys.executable, '-c', _BEGIN, module_folders, *arguments, *own]"]
+    own_imports = ("import sys\n", "from fewshot_bench.cli.processes import main\n")
+    assert [line for line in _BEGIN.splitlines(keepends=True) if "import" in line] == list(own_imports)
+    handed_on = {
+        "sweep.py": "[['--worker', device, '--memory-share', str(1 / where.count(device))] for device in where]"
+    }
+    handed_on["run.py"] = "[['--worker', str(number)] for number in range(1, count + 1)]"
+    for file, of_each in handed_on.items():
+        source = ast.unparse(ast.parse((PACKAGE / "cli" / file).read_text(encoding="utf-8")))
+        assert f"of_each = {of_each}" in source
 
 
 ADMITTING = {

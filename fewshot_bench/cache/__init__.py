@@ -14,6 +14,7 @@ from fewshot_bench.cache.entries import (
     parse_bytes,
     read_entry,
     to_be_removed,
+    unused,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "parse_bytes",
     "read_entry",
     "to_be_removed",
+    "unused",
 ]

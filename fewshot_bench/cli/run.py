@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,15 @@ import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption
-from fewshot_bench.cli.study_options import ProbeOption, field_option, planned_study, takes_fields, typed_arguments
+from fewshot_bench.cli.processes import WrittenProgress, workers
+from fewshot_bench.cli.study_options import (
+    ProbeOption,
+    describes_study,
+    field_option,
+    planned_study,
+    takes_fields,
+    typed_arguments,
+)
 from fewshot_bench.study.study import NamedHyperParameters, Options, Study, option
 from fewshot_bench.units import bytes_text
 
@@ -24,6 +34,12 @@ if TYPE_CHECKING:
     from fewshot_bench.study.estimates import CellEstimate, DiskSpace, Estimates
     from fewshot_bench.study.plan import StudyPlan
     from fewshot_bench.study.run import PlanResult
+
+_FIRST_STUDY = "quickstart"
+"""The preset that `run` without a description of a study runs."""
+
+_PLAIN_NAMES = {"base-ce/centroid": "CE", "base-ce+schane@lambda=0.3,tau=0.1/centroid": "CE + SCHaNe"}
+"""What its tables and answers call its methods; a user's changes to the preset would give them other names."""
 
 _SOME_FAILED = 1
 """Exit code of a study that ran to its end, where episodes failed."""
@@ -71,19 +87,27 @@ def run(
     base_set: Annotated[list[str] | None, field_option("base_settings", metavar="FIELD=VALUE")] = None,
     probe: ProbeOption = None,
     trust_code: TrustCodeOption = False,
+    worker: Annotated[int | None, typer.Option(hidden=True, rich_help_panel="Computing")] = None,
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
     """Run a study: embed, sample episodes, adapt, store every outcome, test, and write leaderboard.csv and report.html.
 
-    Without STUDY and options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
+    Without STUDY and options: Conv4 trained on glyphs with CE and CE+SCHaNe (preset quickstart).
     """
     from fewshot_bench._io.resuming import resume_arguments
 
     fresh, shard, dry_run = options["fresh"], options["shard"], options["dry_run"]
     setting = None if options["setting"] is None else Path(options["setting"])
     machine = _other_machine(options)
-    plan = planned_study(context, study, setting, trusts_code=trust_code)
+    if study is None and not describes_study(context, RunOptions):
+        plan = planned_study(context, _FIRST_STUDY, setting)
+        plan = replace(plan, outputs=plan.outputs.model_copy(update={"labels": _PLAIN_NAMES}))
+    else:
+        plan = planned_study(context, study, setting, trusts_code=trust_code)
+    if worker is not None:
+        _train_ahead(plan, worker)
+        return
     from fewshot_bench.study import free_folder, new_results_folder  # after the names have been checked
 
     if fresh and shard is not None:
@@ -114,7 +138,8 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
         from fewshot_bench.study import run_plan  # imports torch, which an unknown engine should not wait for
 
         arguments = typed_arguments(context)
-        result = run_plan(plan, progress=progress, arguments=arguments, engine=computing, shard=part)
+        helpers = partial(_helpers, arguments, progress)
+        result = run_plan(plan, progress=progress, arguments=arguments, engine=computing, shard=part, helpers=helpers)
     if result.missing:
         _show_shard(shard, result, as_json)
     else:
@@ -122,6 +147,20 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
     if result.failures:
         _show_failures(result)
         raise typer.Exit(_SOME_FAILED)
+
+
+def _helpers(arguments: Sequence[str], progress: Progress, count: int) -> AbstractContextManager[object]:
+    """Processes of the same command that train base stages ahead."""
+    of_each = [["--worker", str(number)] for number in range(1, count + 1)]
+    return workers(arguments, of_each, progress=progress)
+
+
+def _train_ahead(plan: StudyPlan, number: int) -> None:
+    """Train, as a helper, the base stages that no process trains yet."""
+    from fewshot_bench.study.run import resolve_plan
+    from fewshot_bench.study.training_ahead import train_ahead
+
+    train_ahead(resolve_plan(plan), number, WrittenProgress())
 
 
 @contextmanager
@@ -222,9 +261,9 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show, show_answers
     from fewshot_bench.datasets.dataset import preprocessing_line
-    from fewshot_bench.report import rows_of_cells
+    from fewshot_bench.report import rows_of_cells, with_labels
     from fewshot_bench.report.leaderboard_rows import MEASURED
-    from fewshot_bench.study.plan import write_outputs
+    from fewshot_bench.study.plan import labels_of, write_outputs
 
     gc.collect()
     gc.freeze()  # statsmodels collects garbage in every correction of p values; what is here by now stays to the end
@@ -239,7 +278,8 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     rows = rows_of_cells(frame, result.cells)
     measured = set(rows.loc[rows["source"] == MEASURED, "method"])
     methods = [name for name in dict.fromkeys(cell.method.name for cell in result.cells) if name in measured]
-    show(rows, as_json, whole=frame)
+    labelled = with_labels(frame, labels_of(plan.outputs, result.cells, result.asked_names))
+    show(rows, as_json, labelled=rows_of_cells(labelled, result.cells), whole=frame)
     if as_json:
         return
     for dataset in result.datasets.values():
@@ -257,7 +297,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     else:
         typer.echo("next         run another method on the same episodes, then: fewshot-bench compare A B")
     typer.echo("             fewshot-bench ls adaptations    fewshot-bench run --help")
-    show_answers(frame, rows)
+    show_answers(labelled, rows)
 
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400

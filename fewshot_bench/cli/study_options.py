@@ -117,6 +117,17 @@ def typed_arguments(context: typer.Context) -> list[str]:
     return list(context.find_root().obj or [])
 
 
+def describes_study(context: typer.Context, others: type[Options]) -> bool:
+    """Whether a command line says anything of a study, beside where to compute it and where to store its results.
+
+    Args:
+        context: of the command.
+        others: the model of the command's own options, which do not describe a study; a sweep's setting does.
+    """
+    beside = {*Study.fields_where("section", "computing", "output"), *others.model_fields} - {"setting"}
+    return bool({*typed_options(context)} - beside - {"as_json", "trust_code", "worker"})
+
+
 def study_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a study that options give.
 

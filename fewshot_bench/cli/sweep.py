@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewshot_bench._io.resuming import SAVED, note_saved
+from fewshot_bench._io.resuming import note_saved
 from fewshot_bench._io.toml import value_of
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption, assignment, words
+from fewshot_bench.cli.processes import workers
 from fewshot_bench.cli.study_options import (
     chosen_fields,
     listed_names,
@@ -203,15 +200,6 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
 
 
 _PAUSE = 0.5  # seconds between two looks at what is finished
-_PATIENCE = 20  # seconds that a worker has to end after SIGTERM
-_BEGIN = """import sys
-sys.path[:] = sys.argv.pop(1).split("\\n")
-from fewshot_bench.__main__ import main
-main()"""
-"""The program of a worker. `python -m` would first look for modules in the current folder, maybe a stranger's."""
-
-_Worker = tuple["subprocess.Popen[bytes]", IO[bytes]]
-"""A process, and the file of its standard error."""
 
 
 def work_in_processes(
@@ -220,12 +208,16 @@ def work_in_processes(
     """Complete distinct points in up to `jobs` processes; raises StudyError with a failed worker's sentence."""
     from fewshot_bench.study.sweep_run import finished_point
 
+    where = devices(sweep.study.device, min(jobs, len(points)))
+    of_each = [["--worker", device, "--memory-share", str(1 / where.count(device))] for device in where]
+    threads = str(max(1, (os.cpu_count() or 1) // max(1, len(where))))  # they share the cores, and the memory
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     with (
-        _workers(arguments, devices(sweep.study.device, min(jobs, len(points)))) as workers,
-        progress.step(f"sweep {sweep.name}, {len(workers)} processes", len(points)) as step,
+        workers(arguments, of_each, environment=environment) as started,
+        progress.step(f"sweep {sweep.name}, {len(started)} processes", len(points)) as step,
     ):
         pending = list(points)
-        while any(process.poll() is None for process, _ in workers):
+        while any(worker.exit_code is None for worker in started):
             unfinished = [point for point in pending if finished_point(sweep, point) is None]
             step.advance(len(pending) - len(unfinished))
             if len(unfinished) < len(pending):
@@ -233,11 +225,11 @@ def work_in_processes(
             pending = unfinished
             time.sleep(_PAUSE)
         step.advance(len(pending))
-        for process, errors in workers:
-            if process.returncode:
+        for worker in started:
+            if worker.exit_code:
                 if is_debugging():
-                    typer.echo(_text(errors), err=True)
-                raise StudyError(_reason(process.returncode, _text(errors)))
+                    typer.echo(worker.words(), err=True)
+                raise StudyError(_reason(worker.exit_code, worker.words()))
 
 
 def devices(device: str, jobs: int) -> list[str]:
@@ -256,40 +248,6 @@ def _limit_memory(device: str, share: float) -> None:
     from fewshot_bench.devices import chosen_device, limit_to_share
 
     limit_to_share(share, torch.device(chosen_device(device)))
-
-
-@contextmanager
-def _workers(arguments: Sequence[str], devices: list[str]) -> Iterator[list[_Worker]]:
-    """Processes that end with this one; they share the cores and the memory of the devices."""
-    threads = str(max(1, (os.cpu_count() or 1) // max(1, len(devices))))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    module_folders = "\n".join(filter(None, sys.path))  # an empty one would be the current folder
-    workers: list[_Worker] = []
-    with ExitStack() as files:
-        try:
-            for device in devices:
-                errors: IO[bytes] = files.enter_context(tempfile.TemporaryFile())
-                of_process = ["--worker", device, "--memory-share", str(1 / devices.count(device))]
-                command = [sys.executable, "-c", _BEGIN, module_folders, *arguments, *of_process]
-                process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
-                workers.append((process, errors))
-            yield workers
-        finally:
-            for process, _ in workers:
-                process.terminate()
-            for process, errors in workers:
-                try:
-                    process.wait(_PATIENCE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-                if SAVED in _text(errors):
-                    note_saved()
-
-
-def _text(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    return errors.read().decode(errors="replace")
 
 
 def _reason(code: int, text: str) -> str:

@@ -65,7 +65,7 @@ Label = Annotated[str, AfterValidator(_label)]
 class Outputs(Options):
     """What to write into the results folder; `true` takes the usual name.
 
-    `plus_minus`, `claim` and `labels` apply to the tables in Markdown and LaTeX.
+    `plus_minus` and `claim` apply to the tables in Markdown and LaTeX, `labels` also to those in the terminal.
     """
 
     leaderboard: FileChoice = True
@@ -138,7 +138,7 @@ def write_outputs(
     if places["leaderboard"] is not None:
         write_leaderboard(frame, csv)
     why_not = _write_page(places, results, frame, store)
-    labelled = with_labels(frame, _labels(outputs, cells, asked_names or {}))
+    labelled = with_labels(frame, labels_of(outputs, cells, asked_names or {}))
     for place, table in ((places["markdown"], as_markdown), (places["latex"], as_latex)):
         if place is not None:
             text = table(labelled, plus_minus=outputs.plus_minus, claim=outputs.claim)
@@ -146,7 +146,7 @@ def write_outputs(
     return frame, {kind: place for kind, place in places.items() if place is not None}, why_not
 
 
-def _labels(outputs: Outputs, cells: Sequence[Cell], asked_names: Mapping[str, str]) -> dict[str, str]:
+def labels_of(outputs: Outputs, cells: Sequence[Cell], asked_names: Mapping[str, str]) -> dict[str, str]:
     """The labels of a study's methods with outcomes; names were checked before."""
     stored = {asked_names.get(cell.method.name, cell.method.name): cell.method.name for cell in cells}
     found: dict[str, str] = {}

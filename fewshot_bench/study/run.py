@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -34,6 +34,7 @@ from fewshot_bench.study.resolved import ResolvedStudy, Rule, resolve_study
 from fewshot_bench.study.scheduler import MethodRun, is_failure, reason_of
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.train import train_recipes
+from fewshot_bench.study.training_ahead import helpers_that_pay
 from fewshot_bench.study.workers import ClassifierBuilder
 
 _LOG = logging.getLogger(__name__)
@@ -293,6 +294,10 @@ class PlanResult:
         return max(result.peak_bytes for result in self.results)
 
 
+Helpers = Callable[[int], AbstractContextManager[object]]
+"""Starts that many processes which call `train_ahead` with the same studies, each with its number."""
+
+
 def run_plan(
     plan: StudyPlan,
     *,
@@ -300,11 +305,20 @@ def run_plan(
     arguments: Sequence[str] = (),
     engine: Engine | None = None,
     shard: Shard | None = None,
+    helpers: Helpers | None = None,
 ) -> PlanResult:
     """Run the studies of a plan one after the other; code that they name must have been admitted. See `run_study`.
 
     Everything a user can get wrong in any of them is found before the first second is spent on training. A study that
     fails later does not keep the others from running.
+
+    Args:
+        plan: the studies.
+        progress: shown one unit per episode, and those of the stages before.
+        arguments: of the command line that asks for it, to be recorded.
+        engine: who computes; this process on the studies' device by default.
+        shard: the part of every run to compute.
+        helpers: starts processes that train base stages ahead; by default they train one after the other.
 
     Raises:
         FewshotBenchError: see `run_study`, of all studies; one that is described in a file is named by its line.
@@ -320,16 +334,18 @@ def run_plan(
             resolved.record.write()
     results: list[StudyResult] = []
     broken: list[tuple[str, int, str]] = []
-    for resolved, place in zip(studies, plan.places, strict=True):
-        try:
-            with located(place):
-                results.append(
-                    run_resolved(resolved, progress=progress, arguments=arguments, engine=engine, shard=shard)
-                )
-        except FewshotBenchError as error:
-            if resolved is studies[-1] and not results:
-                raise
-            broken.append((place, resolved.episodes, str(error)))
+    count = 0 if helpers is None else helpers_that_pay(studies, engine)
+    with nullcontext() if helpers is None or not count else helpers(count):
+        for resolved, place in zip(studies, plan.places, strict=True):
+            try:
+                with located(place):
+                    results.append(
+                        run_resolved(resolved, progress=progress, arguments=arguments, engine=engine, shard=shard)
+                    )
+            except FewshotBenchError as error:
+                if resolved is studies[-1] and not results:
+                    raise
+                broken.append((place, resolved.episodes, str(error)))
     named = {}
     for resolved, study in zip(studies, plan.studies, strict=True):
         named[resolved.dataset.name] = plan.baselines.get(study.dataset)

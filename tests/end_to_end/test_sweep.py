@@ -89,7 +89,7 @@ def test_processes_on_one_device_take_equal_shares_of_its_memory(folder, tmp_pat
     program = tmp_path / "program"
     program.write_text('#!/bin/sh\necho "$@" >> arguments\necho error: no. >&2\nexit 2\n')
     program.chmod(0o755)
-    monkeypatch.setattr("fewshot_bench.cli.sweep.sys.executable", str(program))
+    monkeypatch.setattr("fewshot_bench.cli.processes.sys.executable", str(program))
     assert exit_code([*SWEEP, "--jobs", "2"]) == 2
     arguments = (tmp_path / "arguments").read_text()
     assert arguments.count("--worker cpu --memory-share 0.5") == 2
@@ -116,7 +116,7 @@ def test_what_a_process_complains_of_is_what_the_user_reads(script, sentence, fo
     program = tmp_path / "program"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr("fewshot_bench.cli.sweep.sys.executable", str(program))
+    monkeypatch.setattr("fewshot_bench.cli.processes.sys.executable", str(program))
     assert exit_code([*SWEEP, "--jobs", "2"]) == 2
     assert sentence in capsys.readouterr().err
     assert not (folder / "best.toml").exists()

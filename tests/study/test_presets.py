@@ -11,8 +11,9 @@ import timm
 from typer.testing import CliRunner
 
 import fewshot_bench.training.named_recipes
-from fewshot_bench.cli.main import app
-from fewshot_bench.study import PAPER_GRID, Study, plan_of_file
+from fewshot_bench.cli.main import app, exit_code
+from fewshot_bench.report import method_labels
+from fewshot_bench.study import PAPER_GRID, Study, plan_of_file, resolve_study
 from fewshot_bench.study.study_file import known_preset, preset_entries, preset_names
 from fewshot_bench.study.study_parser import Override
 from fewshot_bench.training import paper_recipe
@@ -37,11 +38,33 @@ def test_the_presets_that_are_promised_are_there_each_with_a_line():
     assert all(20 < len(entry.summary) < 100 for entry in preset_entries())
 
 
-def test_quickstart_is_what_run_does_without_options():
+def test_quickstart_is_the_default_study_with_the_contrast_that_its_validation_split_chose():
     (study,) = plan_of_file("quickstart").studies
     default = Study()
-    decided = {"backbone": default.backbone_name, "base_losses": ("ce", "ce+schane")}
-    assert study == default.model_copy(update=decided)
+    chosen = {"backbone": default.backbone_name, "base_losses": ("ce", "ce+schane"), "lambda_": 0.3, "tau": 0.1}
+    assert study == default.model_copy(update=chosen)
+
+
+@pytest.mark.parametrize(
+    ("typed", "contrast"),
+    [
+        ([], 0.3),
+        (["--results", "there", "--device", "cpu", "--chunk", "7"], 0.3),
+        (["--shots", "1"], 0.9),
+        (["--adapt", "logistic"], 0.9),
+        (["--set", "metric=euclidean"], 0.9),
+    ],
+    ids=["nothing", "where and how", "--shots", "--adapt", "--set"],
+)
+def test_run_without_a_description_of_a_study_runs_quickstart_under_plain_names(typed, contrast, monkeypatch):
+    plans = []
+    monkeypatch.setattr("fewshot_bench.cli.run._work", lambda context, plan, *_: plans.append(plan))
+    assert exit_code(["run", *typed]) == 0
+    ((study,), labels) = plans[0].studies, plans[0].outputs.labels
+    assert study.lambda_ == contrast
+    assert list(labels.values()) == (["CE", "CE + SCHaNe"] if contrast == 0.3 else [])
+    names = [method.name for method in resolve_study(study).methods] if labels else []
+    assert set(method_labels(names, labels.items())) == set(names)
 
 
 @pytest.mark.parametrize("name", preset_names())
