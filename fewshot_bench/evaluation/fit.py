@@ -22,6 +22,7 @@ from fewshot_bench._io.locations import Location, location_of
 from fewshot_bench._io.versions import __version__
 from fewshot_bench.adaptation import ADAPTATIONS, EmbeddedSplit, EmbeddingAdaptation, check_fields, code_of_adaptation
 from fewshot_bench.adaptation.base import Adaptation
+from fewshot_bench.adaptation.checked_predictions import check_adaptation
 from fewshot_bench.adaptation.fitted_head import SupportHead, fit_head, takes_uneven_classes
 from fewshot_bench.backbones import Backbone, create_backbone, embed
 from fewshot_bench.backbones.backbone import BackboneRequest
@@ -35,6 +36,7 @@ from fewshot_bench.evaluation.classifier_card import ClassifierCard, HeadRecord,
 from fewshot_bench.evaluation.new_images import preprocessing_of
 from fewshot_bench.outcomes import MethodCard, OutcomeStore
 from fewshot_bench.outcomes.schema import first_problem
+from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import leaderboard
 from fewshot_bench.report.leaderboard_rows import MEASURED
@@ -237,7 +239,11 @@ class _Learned:
 def _adaptation(method: EmbeddingAdaptation | str) -> tuple[EmbeddingAdaptation, str]:
     """A method and its name in the registry, or as `module:callable`."""
     if isinstance(method, str):
-        return _usable(ADAPTATIONS[method].factory(**ADAPTATIONS[method].preset)), method
+        admit_fields({"adaptations": [method]})
+        entry = ADAPTATIONS[method]
+        with plugin_errors(entry.factory):
+            made = entry.factory(**entry.preset)
+        return _usable(check_adaptation(made, method)), method
     adaptation, kind = _usable(method), type(method)
     check_fields(kind.__name__, kind)
     named = [entry.name for entry in ADAPTATIONS if entry.factory is kind and not entry.preset]
