@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from fewshot_bench.episodes import sample_episodes as sample_episodes
     from fewshot_bench.errors import FewshotBenchError as FewshotBenchError
     from fewshot_bench.evaluation import Classifier as Classifier
-    from fewshot_bench.evaluation import fit as fit
+    from fewshot_bench.evaluation.fit import fit as fit
     from fewshot_bench.report import compare as compare
     from fewshot_bench.study import Study as Study
     from fewshot_bench.study import TrainingPlan as TrainingPlan
@@ -69,7 +69,8 @@ _ROOMS = {
         "engine.classify": "adapt",
         "errors": "FewshotBenchError",
         "episodes": "Protocol sample_by_shape sample_episodes",
-        "evaluation": "Classifier fit",
+        "evaluation": "Classifier",
+        "evaluation.fit": "fit",
         "report": "compare",
         "study": "Study TrainingPlan run_study train_backbone",
     }.items()

@@ -144,7 +144,8 @@ ADMITTING = {
     "admit_fields": {
         "fewshot_bench/study/admission.py", "fewshot_bench/study/run.py", "fewshot_bench/study/sweep.py",
         "fewshot_bench/study/train.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/study_options.py",
-        "fewshot_bench/study/embeddings.py", "fewshot_bench/evaluation/fit.py", "fewshot_bench/evaluation/classifier.py",
+        "fewshot_bench/study/embeddings.py", "fewshot_bench/evaluation/fit.py",
+        "fewshot_bench/evaluation/classifier.py",
     },
     "admit_checkpoints": {
         "fewshot_bench/study/admission.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/sweep.py",

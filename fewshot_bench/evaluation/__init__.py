@@ -8,10 +8,10 @@ from fewshot_bench._io.versions import lazily
 
 if TYPE_CHECKING:
     from fewshot_bench.evaluation.classifier import Classifier as Classifier
-    from fewshot_bench.evaluation.fit import fit as fit
     from fewshot_bench.evaluation.predictions import Predictions as Predictions
 
-_HOMES = {"Classifier": "classifier", "Predictions": "predictions", "fit": "fit"}
+# Functions named like their module, such as fit, are imported from it: the package's attribute is the module.
+_HOMES = {"Classifier": "classifier", "Predictions": "predictions"}
 __all__ = sorted(_HOMES)
 
 __getattr__ = lazily(__name__, _HOMES)

@@ -8,6 +8,7 @@ weights.safetensors         the network, where it cannot be made again from its 
 from __future__ import annotations
 
 import html
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -296,7 +297,7 @@ def _read_head(folder: Path, card: ClassifierCard, device: str) -> tuple[FittedH
     path, record = folder / HEAD_FILE, card.head
     adaptation = _adaptation(record) if record.kind == "support" else None
     expected = _expected_shapes(card, adaptation)
-    numbers = sum(int(np.prod(shape)) for shape, _ in expected.values())
+    numbers = sum(math.prod(shape) for shape, _ in expected.values())
     tensors = _tensors(path, 8 * numbers + _ROOM)
     for name, (shape, dtype) in expected.items():
         tensor = tensors.get(name)

@@ -136,6 +136,12 @@ class HeadRecord(Record):
     tensors: _Digest
     code: PlainMapping = {}
 
+    @model_validator(mode="after")
+    def _check_kind(self) -> HeadRecord:
+        if (self.kind == "linear") != (self.linear_in != ""):
+            raise ValueError("linear_in should be embedding or direction for a linear head, and empty for another")
+        return self
+
 
 class MeasuredAccuracy(Record):
     """The accuracy of the method on episodes of the same dataset, in percent, as the leaderboard has it.

@@ -92,7 +92,7 @@ def fit(
     if adaptation.augmented_views or adaptation.features == "cl2" or adaptation.needs_base_covariance:
         raise StudyError(
             f"{adaptation.name} with these hyper-parameters needs more than the plain embeddings of one split. Use "
-            "fewshot_bench.evaluation.fit_study."
+            "fewshot_bench.evaluation.fit.fit_study."
         )
     where = chosen_device(device)
     embeddings = torch.from_numpy(np.array(embed(images, backbone, device=where, progress=progress))).to(where)

@@ -346,9 +346,7 @@ def test_code_is_imported_only_where_it_is_trusted(code, tmp_path):  # noqa: F81
     with pytest.raises(CodeNotTrustedError, match="--trust-code"):
         fb.Classifier.load(folder)
     loaded = fb.Classifier.load(folder, trusts_code=True)
-    assert np.array_equal(
-        loaded.predict(dataset.novel.images).scores, classifier.predict(dataset.novel.images).scores
-    )
+    assert np.array_equal(loaded.predict(dataset.novel.images).scores, classifier.predict(dataset.novel.images).scores)
     assert loaded.backbone.weights == weights_digest(classifier.backbone.network)
 
 
