@@ -11,7 +11,7 @@ import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption
-from fewshot_bench.cli.study_options import study_fields, takes_fields, typed_fields, validated_study
+from fewshot_bench.cli.study_options import study_fields, takes_fields, validated_study
 from fewshot_bench.study.study import NamedHyperParameters, Study
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def fit(
 
     The accuracy that run measured for the same method and images is kept with it.
     """
-    study = validated_study(_fields(context))
+    study = validated_study(study_fields(context.params))
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.evaluation.classifier import check_free  # after the names have been checked
     from fewshot_bench.evaluation.fit import fit_study
@@ -77,15 +77,6 @@ def fit(
         typer.echo(json.dumps({"folder": str(output), **classifier.card.model_dump(mode="json")}, indent=1))
     else:
         _report(classifier, output, with_weights)
-
-
-def _fields(context: typer.Context) -> dict[str, Any]:
-    """The fields of the study; raises as `study_fields`."""
-    fields = study_fields(context.params)
-    typed = typed_fields(context)
-    if "losses" not in typed:
-        del fields["losses"]
-    return fields
 
 
 def _report(classifier: Classifier, output: Path, with_weights: bool) -> None:

@@ -188,7 +188,7 @@ class Classifier:
             ClassifierError: something else is there, or a classifier that should not be replaced.
             OSError: the disk is full, or the folder cannot be written to.
         """
-        path = Path(folder)
+        path = Path(os.path.abspath(folder))
         check_free(path, replace=replace)
         _remove_abandoned_beside(path)
         unfinished = path.with_name(temporary_name(path.name))
@@ -197,7 +197,7 @@ class Classifier:
             _install(unfinished, path)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        return path
+        return Path(folder)
 
     def _write(self, folder: Path, with_weights: bool) -> None:
         card, backbone = self.card, self.card.backbone

@@ -41,7 +41,7 @@ from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import leaderboard
 from fewshot_bench.report.leaderboard_rows import MEASURED
 from fewshot_bench.study.admission import admit_fields
-from fewshot_bench.study.methods import adaptations_of, expand_groups, method_name
+from fewshot_bench.study.methods import adaptations_of, expand_groups, method_name, planned_adaptations
 from fewshot_bench.study.networks import Backbones
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, open_study_dataset
 from fewshot_bench.study.study import Study
@@ -136,15 +136,17 @@ def fit_study(study: Study, *, shot: int | None = None, progress: Progress = SIL
     shots = (shot or min(images.class_sizes),)  # what cross-validation within the support set has
     study = study.model_copy(update={"dataset": dataset.name, "shots": shots})
     study, _ = expand_groups(study, dataset)
-    adaptations = tuple(adaptation for name in study.adaptations for adaptation in adaptations_of(study, name))
+    for name in study.adaptations:
+        _usable(adaptations_of(study, name)[0])
+    adaptations = tuple(planned_adaptations(study))
     if len(adaptations) != 1:
         raise StudyError(f"a classifier has one method; these are {len(adaptations)}. Name one with --adapt.")
     adaptation = _usable(adaptations[0])
     resolved = ResolvedStudy(study, dataset, (), adaptations, None, (), Backbones())
     if len(resolved.networks) != 1:
         raise StudyError(
-            f"a classifier has one network; these are {len(resolved.networks)}. Name one with --base-loss or "
-            "--checkpoint."
+            f"a classifier has one network; these are {len(resolved.networks)}. Name one by --backbone "
+            "with --base-loss, or by --checkpoint."
         )
     method = ResolvedMethod.of(resolved.networks[0], adaptation, study)
     engine = LocalEngine(chosen_device(study.device))
