@@ -30,6 +30,13 @@ class Predictions:
         scores: higher is more likely, float64 [M, N].
         kind: what the scores are: "probability" where the method defines one, otherwise in a few words.
         refused: images that could not be read.
+
+    >>> found = Predictions(("new.png",), ("cat", "dog"), np.array([[0.25, 0.75]]), "probability")
+    >>> found.labels
+    ['dog']
+    >>> print(found.to_csv(top=2), end="")
+    image,class,probability,class_2,probability_2
+    new.png,dog,0.750000,cat,0.250000
     """
 
     images: tuple[str, ...]

@@ -321,6 +321,28 @@ def test_a_study_fits_what_needs_the_base_split_or_views(features, tmp_path, pho
     assert (loaded.center is not None) == (features == "cl2")
 
 
+@pytest.mark.slow
+def test_a_checkpoint_is_found_by_its_name_or_copied(tmp_path):
+    write_folder(tmp_path / "split/base", class_images(("ant", "bee", "fly"), images=6, size=20, seed=3))
+    write_folder(tmp_path / "split/novel", class_images(images=4, size=20))
+    place = str(tmp_path / "split")
+    settings = {"epochs": 1, "batch_size": 9, "validate_every": 0}
+    checkpoint = fb.train_backbone(
+        fb.TrainingPlan(name="mine", dataset=place, backbone="conv4_32", loss="ce", recipe=settings, device="cpu")
+    )
+    classifier = fit_study(Study(dataset=place, checkpoints=("mine",), adaptations=("logistic",), device="cpu"))
+    by_name = classifier.save(tmp_path / "by-name")
+    copied = classifier.save(tmp_path / "copied", with_weights=True)
+    assert not (by_name / "weights.safetensors").exists()
+    pixels = fb.open_dataset(place).novel
+    expected = classifier.predict(pixels).scores
+    assert np.allclose(fb.Classifier.load(by_name, device="cpu").predict(pixels).scores, expected)
+    checkpoint.path.unlink()
+    with pytest.raises(FewshotBenchError, match="mine"):
+        fb.Classifier.load(by_name)
+    assert np.allclose(fb.Classifier.load(copied, device="cpu").predict(pixels).scores, expected)
+
+
 def test_several_methods_are_not_one_classifier(tmp_path, photos):
     study = study_of(tmp_path, photos).model_copy(update={"adaptations": ("centroid", "logistic")})
     with pytest.raises(StudyError, match="--adapt"):

@@ -79,7 +79,7 @@ WRONG = {
     ("fit", "--dataset", "./photos", *NETWORK, "--shot", "9", "-o", "m"): "--shot 4",
     ("fit", "--dataset", "./photos", *NETWORK, "--split", "base", "-o", "m"): "base",
     ("fit", "--dataset", "./photos", *NETWORK, "-o", "photos"): "not a classifier",
-    ("fit", "--dataset", "./photos", *NETWORK, "--set", "K=1", "-o", "m"): "k",
+    ("fit", "--dataset", "./photos", *NETWORK, "--set", "K=1", "-o", "m"): "'K'",
     ("predict", "photos", "photos"): "fewshot-bench fit",
     ("predict", "m"): "IMAGE",
 }
