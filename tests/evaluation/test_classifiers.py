@@ -326,9 +326,9 @@ def test_a_checkpoint_is_found_by_its_name_or_copied(tmp_path):
     write_folder(tmp_path / "split/base", class_images(("ant", "bee", "fly"), images=6, size=20, seed=3))
     write_folder(tmp_path / "split/novel", class_images(images=4, size=20))
     place = str(tmp_path / "split")
-    settings = {"epochs": 1, "batch_size": 9, "validate_every": 0}
+    settings = {"epochs": 1, "batch_size": 9}
     checkpoint = fb.train_backbone(
-        fb.TrainingPlan(name="mine", dataset=place, backbone="conv4_32", loss="ce", recipe=settings, device="cpu")
+        fb.TrainingPlan(name="mine", dataset=place, recipe=settings, validate_every=0, device="cpu")
     )
     classifier = fit_study(Study(dataset=place, checkpoints=("mine",), adaptations=("logistic",), device="cpu"))
     by_name = classifier.save(tmp_path / "by-name")
