@@ -22,6 +22,10 @@ _WITHOUT = (
     "least_way", "least_shot", "training_seeds", "recipe", "baseline", "chunk",
 )  # fmt: skip
 _TEXTS = {
+    "backbone": "Name (fewshot-bench ls backbones), or timm:NAME. Default: as of run.",
+    "checkpoints": "Name given to fewshot-bench train; replaces --backbone.",
+    "base_losses": "Train on the base split first with this loss; or none.",
+    "losses": "Loss of a method that trains.",
     "split": "Split whose classes are learned, or fractions that divide your own classes.",
     "adaptations": "The method (fewshot-bench ls adaptations); an inductive one on embeddings.",
     "choose": "Choose hyper-parameters once: cross-validate the images, or average over a grid.",
