@@ -63,8 +63,11 @@ if TYPE_CHECKING:
     from fewshot_bench.episodes import sample_by_shape as sample_by_shape
     from fewshot_bench.episodes import sample_episodes as sample_episodes
     from fewshot_bench.errors import FewshotBenchError as FewshotBenchError
+    from fewshot_bench.evaluation import Classifier as Classifier
     from fewshot_bench.evaluation import Evaluation as Evaluation
-    from fewshot_bench.evaluation import evaluate as evaluate
+    from fewshot_bench.evaluation import Predictions as Predictions
+    from fewshot_bench.evaluation.evaluate import evaluate as evaluate
+    from fewshot_bench.evaluation.fit import fit as fit
     from fewshot_bench.interop import ImportOptions as ImportOptions
     from fewshot_bench.interop import export_outcomes as export_outcomes
     from fewshot_bench.interop import import_outcomes as import_outcomes
@@ -110,7 +113,9 @@ _ROOMS = {
         "embeddings": "MEASURES compare_embeddings measure similarity_histograms",
         "episodes": "Episode Episodes Protocol sample_by_shape sample_episodes",
         "errors": "FewshotBenchError",
-        "evaluation": "Evaluation evaluate",
+        "evaluation": "Classifier Evaluation Predictions",
+        "evaluation.evaluate": "evaluate",
+        "evaluation.fit": "fit",
         "interop": "ImportOptions export_outcomes import_outcomes",
         "losses": "LOSSES contrastive_loss cross_entropy distillation hard_negative_weights schane simclr supcon",
         "outcomes": "OutcomeStore Outcomes",

@@ -79,6 +79,10 @@ class EmbeddingError(FewshotBenchError):
     """Embeddings are not finite numbers or do not belong to the split."""
 
 
+class ClassifierError(FewshotBenchError):
+    """A kept classifier cannot be read, does not fit what it names, or cannot be written."""
+
+
 class CacheError(FewshotBenchError):
     """A size or age given for the cache cannot be read."""
 

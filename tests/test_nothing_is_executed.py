@@ -151,16 +151,17 @@ ADMITTING = {
     "admit_fields": {
         "fewshot_bench/study/admission.py", "fewshot_bench/study/run.py", "fewshot_bench/study/sweep.py",
         "fewshot_bench/study/train.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/study_options.py",
-        "fewshot_bench/study/embeddings.py",
+        "fewshot_bench/study/embeddings.py", "fewshot_bench/evaluation/fit.py",
+        "fewshot_bench/evaluation/classifier.py",
     },
     "admit_checkpoints": {
         "fewshot_bench/study/admission.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/sweep.py",
-        "fewshot_bench/study/embeddings.py",
+        "fewshot_bench/study/embeddings.py", "fewshot_bench/evaluation/classifier.py",
     },
-    "admit_all": {"fewshot_bench/cli/study_options.py"},
+    "admit_all": {"fewshot_bench/cli/study_options.py", "fewshot_bench/cli/fit.py"},
     "run_study": {"fewshot_bench/study/sweep_run.py"},
-    "open_dataset": {"fewshot_bench/cli/episodes.py"},
-    "create_backbone": set(),
+    "open_dataset": {"fewshot_bench/cli/episodes.py", "fewshot_bench/evaluation/fit.py"},
+    "create_backbone": {"fewshot_bench/evaluation/fit.py"},
 }  # fmt: skip
 """What imports or fetches what it is told to, and the files that may use it: with names that a user has typed, handed
 over in Python, or trusts."""

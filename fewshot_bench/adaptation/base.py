@@ -23,6 +23,10 @@ from fewshot_bench.registry import Registry, what_to_type
 from fewshot_bench.training.recipe import AugmentationName
 
 Choose = Literal["none", "support-cv", "ensemble"]
+LinearIn = Literal["", "embedding", "direction"]
+"""The embedding of a query, its direction (the embedding divided by its norm), or nothing where scores are curved."""
+LOGITS = "logits"
+"""The kind of scores whose softmax over the classes is the probability that the method is fitted to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +159,19 @@ class EmbeddingAdaptation(Adaptation):
         """Whether it needs the covariance within the base classes, in the same features."""
         return False
 
+    @property
+    def linear_in(self) -> LinearIn:
+        """What of a query its scores are linear in, once the support set is known: see `LinearIn`.
+
+        A fitted classifier then keeps one vector of weights per class instead of the support set.
+        """
+        return ""
+
+    @property
+    def score_kind(self) -> str:
+        """What its scores are, in a few words for people; `LOGITS` where a softmax makes them probabilities."""
+        return "score"
+
     @abstractmethod
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Score every query of every episode against every class.
@@ -167,6 +184,20 @@ class EmbeddingAdaptation(Adaptation):
         Returns:
             Scores, higher is closer, [E, M, N]. They never depend on which other episodes are in the chunk.
         """
+
+    def uneven_scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor | None:
+        """Score queries by one support set whose classes differ in size.
+
+        Args:
+            split: as for `scores`.
+            support: image indices of the support set, class by class, int64 [n].
+            labels: their classes from 0 to N - 1, each at least once, int64 [n].
+            query: image indices of the queries, int64 [M].
+
+        Returns:
+            Scores, [M, N]; None where the method needs classes of one size.
+        """
+        return None
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
         """An upper estimate of the floats held per episode, from which the engine sizes chunks."""

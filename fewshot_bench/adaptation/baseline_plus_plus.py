@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, LOGITS, EmbeddingAdaptation, LinearIn
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts, square_roots
 from fewshot_bench.arguments import checked_names
 from fewshot_bench.training import image_keys, keyed_uniform
@@ -97,6 +97,16 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         self._expect(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
         self._expect(0 <= self.dampening <= 1, "dampening", "between 0 and 1")
         self._expect_not_negative("weight_decay")
+
+    @property
+    def linear_in(self) -> LinearIn:
+        """A scaled cosine, linear in the direction of a query."""
+        return "direction"
+
+    @property
+    def score_kind(self) -> str:
+        """Logits."""
+        return LOGITS
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Logits of every query; see `EmbeddingAdaptation.scores`."""

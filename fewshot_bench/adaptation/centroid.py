@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation, LinearIn
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import ShapeError
@@ -77,12 +77,27 @@ class Centroid(EmbeddingAdaptation):
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"metric": ("cosine", "euclidean")}
     metric: Metric = "cosine"
 
+    @property
+    def linear_in(self) -> LinearIn:
+        """Cosines are linear in the direction of a query."""
+        return "direction" if self.metric == "cosine" else ""
+
+    @property
+    def score_kind(self) -> str:
+        """The nearness to the mean of a class."""
+        return "cosine" if self.metric == "cosine" else "minus the squared distance"
+
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Score every query by its nearness to every centroid; see `EmbeddingAdaptation.scores`."""
         is_computed = split.gram is None
         score = self._computed if is_computed else self._looked_up
         at_once = _COMPUTED_AT_ONCE if is_computed else _LOOKED_UP_AT_ONCE
         return torch.cat([score(split, *part) for part in in_parts(at_once, support, query)])
+
+    def uneven_scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """The nearness to the mean of each class; see `EmbeddingAdaptation.uneven_scores`."""
+        means = [rows.mean(dim=0) for rows in torch.split(split.rows(support), torch.bincount(labels).tolist())]
+        return _scores(torch.stack(means).unsqueeze(0), split.rows(query).unsqueeze(0), self.metric)[0]
 
     def _computed(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         episodes, way, shot = support.shape

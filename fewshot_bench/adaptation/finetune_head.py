@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, LOGITS, EmbeddingAdaptation, LinearIn
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts, square_roots
 from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import EmbeddingError, StudyError
@@ -135,6 +135,16 @@ class FinetuneHead(EmbeddingAdaptation):
         unused += ["views"] if self.views is None else []
         unused += self._contrast.keys() - extra_settings(self.loss, **self._contrast)
         return {name: value for name, value in values.items() if name not in unused}
+
+    @property
+    def linear_in(self) -> LinearIn:
+        """Linear in the embedding, or in its direction for a cosine head."""
+        return "direction" if self.head == "cosine" else "embedding"
+
+    @property
+    def score_kind(self) -> str:
+        """Logits, if cross-entropy is a part of the loss."""
+        return LOGITS if self.lambda_ < 1 or not self.is_contrastive else "score"
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Logits of every query; see `EmbeddingAdaptation.scores`."""

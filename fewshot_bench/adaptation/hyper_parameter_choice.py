@@ -48,6 +48,18 @@ def scores_of(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Te
     return _chosen(members, _best(members, split, support, query), split, support, query)
 
 
+def chosen_for(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Tensor) -> EmbeddingAdaptation:
+    """The adaptation with the hyper-parameters that "support-cv" chooses for one support set, [1, N, K].
+
+    Raises:
+        StudyError: it is transductive, so that queries have a say, or as for `scores_of`.
+    """
+    members = alternatives(adaptation)
+    if any(member.is_transductive for member in members):
+        raise StudyError(f"{adaptation.name} is transductive, so its queries have a say in what is chosen.")
+    return members[int(_best(members, split, support, support[:, :, 0]))]
+
+
 def alternatives(adaptation: EmbeddingAdaptation) -> list[EmbeddingAdaptation]:
     """The adaptation with every combination of the values to try, the preferred one first.
 

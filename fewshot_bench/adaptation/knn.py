@@ -25,8 +25,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, LOGITS, EmbeddingAdaptation
 from fewshot_bench.adaptation.centroid import Metric
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.arguments import checked_names
@@ -60,6 +61,11 @@ class KNearestNeighbours(EmbeddingAdaptation):
         super().__post_init__()
         self._expect_whole(1, "k")
 
+    @property
+    def score_kind(self) -> str:
+        """Shares of the votes."""
+        return "share of the votes"
+
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Share of the votes for every class; see `EmbeddingAdaptation.scores`."""
         way, shot = support.shape[1:]
@@ -68,6 +74,18 @@ class KNearestNeighbours(EmbeddingAdaptation):
             nearness = support_nearness(split, images, queries, self.metric)
             parts.append(votes_of_nearest(nearness.view(-1, way, shot, query.shape[1]), k=self.k))
         return torch.cat(parts)
+
+    def uneven_scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """Shares of the votes, an image a vote; see `EmbeddingAdaptation.uneven_scores`."""
+        nearness = support_nearness(split, support.unsqueeze(0), query.unsqueeze(0), self.metric)[0]
+        padded = _class_by_class(nearness, labels, float(nearness.min()) - 1)  # farther than any image
+        return votes_of_nearest(padded, k=min(self.k, len(support)))[0]
+
+
+def _class_by_class(nearness: Tensor, labels: Tensor, padding: float) -> Tensor:
+    """Nearness [n, M] of support images with labels [n] as [1, N, K, M], K of the largest class, others padded."""
+    groups = list(torch.split(nearness, torch.bincount(labels).tolist()))
+    return pad_sequence(groups, batch_first=True, padding_value=padding).unsqueeze(0)
 
 
 def support_nearness(split: EmbeddedSplit, images: Tensor, queries: Tensor, metric: Metric) -> Tensor:
@@ -152,6 +170,11 @@ class Matching(EmbeddingAdaptation):
         super().__post_init__()
         self._expect_positive("scale")
 
+    @property
+    def score_kind(self) -> str:
+        """Logarithms of shares of the attention."""
+        return LOGITS
+
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Logarithm of the attention that each class gets; see `EmbeddingAdaptation.scores`."""
         way, shot = support.shape[1:]
@@ -160,6 +183,11 @@ class Matching(EmbeddingAdaptation):
             cosines = support_nearness(split, images, queries, "cosine")
             parts.append(log_attention(cosines.view(-1, way, shot, query.shape[1]), scale=self.scale))
         return torch.cat(parts)
+
+    def uneven_scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """Logarithm of the attention, where every image counts alike; see `EmbeddingAdaptation.uneven_scores`."""
+        cosines = support_nearness(split, support.unsqueeze(0), query.unsqueeze(0), "cosine")[0]
+        return log_attention(_class_by_class(cosines, labels, -torch.inf), scale=self.scale)[0]
 
 
 def log_attention(similarity: Tensor, *, scale: float = 1.0) -> Tensor:

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation, LinearIn
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts, scores_in_span
 from fewshot_bench.arguments import checked_names
 from fewshot_bench.errors import ShapeError
@@ -59,10 +59,16 @@ def lda_in_span(products: Tensor, way: int, size: int, *, shrinkage: float = 0.9
     images = products.shape[-1]
     if products.ndim != 3 or products.shape[1] != images or images % way:
         raise ShapeError(f"products [E, N * K, N * K] of N = {way} classes do not fit: {list(products.shape)}.")
+    sizes = torch.full((way,), images // way, device=products.device)
+    return _lda_of_sizes(products, sizes, size, shrinkage=shrinkage)
+
+
+def _lda_of_sizes(products: Tensor, sizes: Tensor, size: int, *, shrinkage: float) -> tuple[Tensor, Tensor]:
+    """`lda_in_span` of classes with these numbers of images, int64 [N], which follow each other."""
     gram = (products + products.transpose(1, 2)).double() / 2
-    shot = images // way
-    averages = torch.eye(way, dtype=gram.dtype, device=gram.device).repeat_interleave(shot, dim=0) / shot  # [n, N]
-    centring = torch.eye(images, dtype=gram.dtype, device=gram.device) - shot * averages @ averages.T
+    images, counts = gram.shape[1], sizes.to(gram.dtype)
+    averages = torch.diag(1 / counts).repeat_interleave(sizes, dim=0)  # [n, N]
+    centring = torch.eye(images, dtype=gram.dtype, device=gram.device) - averages * counts @ averages.T
     of_means = gram @ averages
     between, centred = averages.T @ of_means, centring @ of_means  # <mu_c, mu_d> and <x_i - mu_(y_i), mu_c>
     scatter = centring @ gram @ centring
@@ -122,6 +128,16 @@ class LDA(EmbeddingAdaptation):
         """Whether the covariance is that of the base split."""
         return self.covariance == "base"
 
+    @property
+    def linear_in(self) -> LinearIn:
+        """Linear in the embedding."""
+        return "embedding"
+
+    @property
+    def score_kind(self) -> str:
+        """Discriminants, up to a factor."""
+        return "discriminant, of classes that are equally likely"
+
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Discriminant of every query and class; see `EmbeddingAdaptation.scores`."""
         if self.covariance == "base":
@@ -130,13 +146,22 @@ class LDA(EmbeddingAdaptation):
         fit = partial(lda_in_span, way=support.shape[1], size=size, shrinkage=self.shrinkage)
         return scores_in_span(split, support.flatten(1), query, fit, _EPISODES_AT_ONCE)
 
+    def uneven_scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """The same; a large class counts more in the covariance. See `EmbeddingAdaptation.uneven_scores`."""
+        sizes = torch.bincount(labels)
+        if self.covariance == "base":
+            means = torch.stack([rows.mean(dim=0) for rows in torch.split(split.rows(support), sizes.tolist())])
+            return self._by_base_covariance(split, means.unsqueeze(0), query.unsqueeze(0))[0]
+        fit = partial(_lda_of_sizes, sizes=sizes, size=split.embeddings.shape[1], shrinkage=self.shrinkage)
+        return scores_in_span(split, support.unsqueeze(0), query.unsqueeze(0), fit, _EPISODES_AT_ONCE)[0]
+
     def _with_base_covariance(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """The same with one covariance for all episodes, whose inverse is made once."""
-        inverse = split.inverse_base_covariance(self.shrinkage)
-        parts = []
-        for images, queries in in_parts(_EPISODES_AT_ONCE, support, query):
-            means = split.rows(images).mean(dim=2)
-            weights = (means.flatten(0, 1) @ inverse).view_as(means)
-            intercept = -(weights * means).sum(dim=2) / 2
-            parts.append(torch.baddbmm(intercept.unsqueeze(1), split.rows(queries), weights.transpose(1, 2)))
-        return torch.cat(parts)
+        parts = in_parts(_EPISODES_AT_ONCE, support, query)
+        return torch.cat([self._by_base_covariance(split, split.rows(own).mean(dim=2), other) for own, other in parts])
+
+    def _by_base_covariance(self, split: EmbeddedSplit, means: Tensor, query: Tensor) -> Tensor:
+        """Discriminants [E, M, N] by class means [E, N, D]."""
+        weights = (means.flatten(0, 1) @ split.inverse_base_covariance(self.shrinkage)).view_as(means)
+        intercept = -(weights * means).sum(dim=2) / 2
+        return torch.baddbmm(intercept.unsqueeze(1), split.rows(query), weights.transpose(1, 2))

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, LOGITS, EmbeddingAdaptation, LinearIn
 from fewshot_bench.adaptation.embedded_split import (
     EmbeddedSplit,
     scores_in_span,
@@ -89,12 +89,29 @@ class Logistic(EmbeddingAdaptation):
         unused = () if self.views else ("views", "augmentation")
         return {name: value for name, value in values.items() if name not in unused}
 
+    @property
+    def linear_in(self) -> LinearIn:
+        """Linear in the embedding."""
+        return "embedding"
+
+    @property
+    def score_kind(self) -> str:
+        """Logits."""
+        return LOGITS
+
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Logits of every query; see `EmbeddingAdaptation.scores`."""
         if split.views < self.views:
             raise EmbeddingError(f"logistic needs {self.views} augmented views; there are {split.views}.")
-        labels = support_labels(support).repeat(max(1, self.views))
-        rows = support.flatten(1)
+        return self._scores(split, support.flatten(1), support_labels(support), query)
+
+    def uneven_scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """Logits, where every image counts alike; see `EmbeddingAdaptation.uneven_scores`."""
+        return self._scores(split, support.unsqueeze(0), labels, query.unsqueeze(0))[0]
+
+    def _scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """Logits [E, M, N] by support images [E, n] with labels [n]."""
+        labels, rows = labels.repeat(max(1, self.views)), support
         if self.views:
             rows = torch.cat([rows + view * split.images for view in range(1, self.views + 1)], dim=1)
         # A part's matrices should stay near the cache; 256 episodes of 5-way 5-shot without views do.

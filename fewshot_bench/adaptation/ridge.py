@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation, LinearIn
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, scores_in_span, support_labels, symmetric_products
 from fewshot_bench.arguments import checked_names
 
@@ -54,10 +54,28 @@ class Ridge(EmbeddingAdaptation):
         super().__post_init__()
         self._expect_positive("penalty")
 
+    @property
+    def linear_in(self) -> LinearIn:
+        """Linear in the embedding."""
+        return "embedding"
+
+    @property
+    def score_kind(self) -> str:
+        """Predicted one-hot labels."""
+        return "regression onto 1 for the class and 0 for others"
+
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Predicted one-hot labels of every query; see `EmbeddingAdaptation.scores`."""
-        fit = partial(ridge_in_span, labels=support_labels(support), penalty=self.penalty, intercept=self.intercept)
-        return scores_in_span(split, support.flatten(1), query, fit, _EPISODES_AT_ONCE)
+        return self._scores(split, support.flatten(1), support_labels(support), query)
+
+    def uneven_scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """The same, where every image counts alike; see `EmbeddingAdaptation.uneven_scores`."""
+        return self._scores(split, support.unsqueeze(0), labels, query.unsqueeze(0))[0]
+
+    def _scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """Scores [E, M, N] by support images [E, n] with labels [n]."""
+        fit = partial(ridge_in_span, labels=labels, penalty=self.penalty, intercept=self.intercept)
+        return scores_in_span(split, support, query, fit, _EPISODES_AT_ONCE)
 
 
 def ridge_in_span(

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation, LinearIn
 from fewshot_bench.adaptation.embedded_split import (
     EmbeddedSplit,
     scores_in_span,
@@ -76,16 +76,33 @@ class SupportVectorMachine(EmbeddingAdaptation):
         self._expect_positive("C", "gap", "max_iterations")
         self._expect_not_negative("diagonal")
 
+    @property
+    def linear_in(self) -> LinearIn:
+        """Linear in the embedding."""
+        return "embedding"
+
+    @property
+    def score_kind(self) -> str:
+        """Values of the classes."""
+        return "value of the class, at least 1 above the others within the margin"
+
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Inner products with the weights of every class; see `EmbeddingAdaptation.scores`."""
-        labels = support_labels(support)
+        return self._scores(split, support.flatten(1), support_labels(support), query)
+
+    def uneven_scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """The same, where every image counts alike; see `EmbeddingAdaptation.uneven_scores`."""
+        return self._scores(split, support.unsqueeze(0), labels, query.unsqueeze(0))[0]
+
+    def _scores(self, split: EmbeddedSplit, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """Scores [E, M, N] by support images [E, n] with labels [n]."""
 
         def fit(products: Tensor) -> tuple[Tensor, None]:
             if self.diagonal:
                 products.diagonal(dim1=1, dim2=2).add_(self.diagonal)
             return svm_in_span(products, labels, C=self.C, gap=self.gap, max_iterations=self.max_iterations), None
 
-        return scores_in_span(split, support.flatten(1), query, fit, _EPISODES_AT_ONCE)
+        return scores_in_span(split, support, query, fit, _EPISODES_AT_ONCE)
 
 
 def svm_in_span(

@@ -19,6 +19,8 @@ COMMANDS = {
     "train": "Train a backbone on the base split, under a name that run can use.",
     "sweep": "Choose hyper-parameters on the validation split.",
     "study": "Print a study that comes with the package, to be edited.",
+    "fit": "Fit a method to all classes of a dataset, and keep the classifier.",
+    "predict": "Classify images with a classifier that fit kept.",
     "status": "Show how far the studies of a results folder are.",
     "compare": "Compare methods on their common episodes by paired tests.",
     "leaderboard": "Summarise all stored outcomes in one table and a CSV file.",

@@ -18,7 +18,8 @@ Layout = Literal["auto", "classes", "splits"]
 Classes = dict[str, list[tuple[str, str]]]
 """For each class the names of its images, in NFC, and their paths in the tree."""
 
-_NOT_IMAGES = re.compile(r".*\.(txt|csv|json|md|xml|html?|pdf|py|zip|tar|gz|ini|log|mat|parquet|ya?ml)", re.IGNORECASE)
+NOT_IMAGES = re.compile(r".*\.(txt|csv|json|md|xml|html?|pdf|py|zip|tar|gz|ini|log|mat|parquet|ya?ml)", re.IGNORECASE)
+"""Names of texts, tables and archives, which are passed over in folders of images."""
 _MOST_NAMED = 3
 
 
@@ -69,7 +70,7 @@ def list_folders(tree: FileTree, *, class_depth: int | None = None, layout: Layo
 def _top(tree: FileTree, class_depth: int, skipped: list[SkippedImage]) -> str:
     """The folder in which the first folders of classes or splits lie; texts and tables above it are named."""
     top = ""
-    while len(tree.folders(top)) == 1 and all(_NOT_IMAGES.fullmatch(name) for name in tree.files(top)):
+    while len(tree.folders(top)) == 1 and all(NOT_IMAGES.fullmatch(name) for name in tree.files(top)):
         inner = within(top, tree.folders(top)[0])
         if not _has_levels(tree, inner, class_depth):
             break
@@ -127,7 +128,7 @@ def _list_classes(tree: FileTree, folder: str, class_depth: int | None, skipped:
     for label, place in _class_folders(tree, folder, class_depth or 1, skipped):
         images = []
         for name, file in _all_files(tree, place):
-            if _NOT_IMAGES.fullmatch(file):
+            if NOT_IMAGES.fullmatch(file):
                 skipped.append(SkippedImage(file, "not an image"))
             else:
                 images.append((name, file))
@@ -191,7 +192,7 @@ def _all_files(tree: FileTree, folder: str, prefix: str = "") -> Iterator[tuple[
 
 def _images(tree: FileTree, folder: str) -> Iterator[str]:
     """Files in a folder and below that may be images."""
-    return (file for _, file in _all_files(tree, folder) if not _NOT_IMAGES.fullmatch(file))
+    return (file for _, file in _all_files(tree, folder) if not NOT_IMAGES.fullmatch(file))
 
 
 def _state(

@@ -1,6 +1,18 @@
-"""One method in Python: evaluated on episodes, and what came of it."""
+"""One method evaluated, kept and used, in Python."""
 
-from fewshot_bench.evaluation.evaluate import evaluate
-from fewshot_bench.evaluation.evaluation import Evaluation
+from __future__ import annotations
 
-__all__ = ["Evaluation", "evaluate"]
+from typing import TYPE_CHECKING
+
+from fewshot_bench._io.versions import lazily
+
+if TYPE_CHECKING:
+    from fewshot_bench.evaluation.classifier import Classifier as Classifier
+    from fewshot_bench.evaluation.evaluation import Evaluation as Evaluation
+    from fewshot_bench.evaluation.predictions import Predictions as Predictions
+
+# Functions named like their module, such as fit and evaluate, are imported from it: the package's attribute is the module.
+_HOMES = {"Classifier": "classifier", "Evaluation": "evaluation", "Predictions": "predictions"}
+__all__ = sorted(_HOMES)
+
+__getattr__ = lazily(__name__, _HOMES)

@@ -65,6 +65,16 @@ def test_help_is_without_torch(tmp_path, command):
     assert "Usage" in out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(("predict", "missing", "a.png"), "missing"), (("fit", "--adapt", "logistik", "-o", "model"), "logistic")],
+)
+def test_a_mistake_in_fit_and_predict_is_answered_without_torch(tmp_path, arguments, word):
+    code, _, err = answered(tmp_path, *arguments)
+    assert code == 2
+    assert word in err
+
+
 def test_a_list_of_studies_is_without_torch(tmp_path):
     code, out, _ = answered(tmp_path, "ls", "studies")
     assert code == 0
