@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -379,8 +380,13 @@ class TestSelfContained:
         assert "@import" not in style
         assert "url(" not in style
 
-    def test_plotly_is_there_once(self, page):
-        assert page.count("* plotly.js v") == 1
+    def test_the_libraries_are_packed_and_plotly_is_there_once(self, page):
+        texts = [text for kind, text in scripts_of(page) if "application/gzip" in kind]
+        assert [text.count("* plotly.js v") for text in texts] == [0, 1]
+        assert "DataTables" in base64.b64decode(max(re.findall(r"[A-Za-z0-9+/]+", texts[0]), key=len)).decode()
+
+    def test_a_small_study_fits_into_3_mb(self, page):
+        assert len(page.encode()) < 3_000_000
 
     def test_only_the_scripts_that_the_policy_lists_may_run(self, page):
         (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', page)
@@ -389,7 +395,7 @@ class TestSelfContained:
         assert "connect-src 'none'" in policy
         scripts = re.search(r"script-src (.*?);", policy)[1]
         assert "unsafe" not in scripts
-        for text in re.findall(r"<script\b[^>]*>(.*?)</script>", page, re.DOTALL):
+        for _, text in scripts_of(page):
             digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
             assert f"'sha256-{digest}'" in scripts
 
@@ -414,6 +420,15 @@ class TestSelfContained:
         table = re.search(r'<table id="leaderboard-table">.*?</table>', body_of(page), re.DOTALL)[0]
         assert table.count("<tr>") == 11
         assert BETTER in table
+
+
+def scripts_of(page):
+    """Attributes and text of each script, as it is after it was unpacked."""
+    scripts = re.findall(r"<script\b([^>]*)>(.*?)</script>", page, re.DOTALL)
+    return [
+        (kind, gzip.decompress(base64.b64decode(text)).decode() if "application/gzip" in kind else text)
+        for kind, text in scripts
+    ]
 
 
 def body_and_tags(page):
