@@ -445,6 +445,7 @@ def _script(cells: pd.DataFrame, columns: Sequence[Column]) -> str:
         maxColumns=0,
         showIndex=False,
         display_logo_when_loading=False,
+        warn_on_undocumented_option=False,  # orderFixed
         text_in_header_can_be_selected=False,
         classes="display nowrap compact",
         style="width:100%",
