@@ -109,13 +109,12 @@ def labelled(frame: pd.DataFrame, labels: Labels, *, where: object = "labels") -
     called = [[*_names_of(row), without_seed(row["method"])] for row in frame.to_dict("records")]
     others = OTHERS if headings else ""
     shown.attrs[HEADING] = (*labels.groups, others)
-    return shown.assign(
-        **{
-            HEADING: [next((headings[name] for name in of if name in headings), others) for of in called],
-            IS_OWN: [not own.isdisjoint(of) for of in called],
-            IS_LABELLED: (shown["method"] != frame["method"]).tolist(),
-        }
-    )
+    columns: dict[str, list[Any]] = {
+        HEADING: [next((headings[name] for name in of if name in headings), others) for of in called],
+        IS_OWN: [not own.isdisjoint(of) for of in called],
+        IS_LABELLED: (shown["method"] != frame["method"]).tolist(),
+    }
+    return shown.assign(**columns)
 
 
 def without_shared_start(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:

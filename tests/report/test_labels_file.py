@@ -148,6 +148,7 @@ class TestCommands:
         )
         assert exit_code(["leaderboard", "--results", str(results), "--baseline", BASE]) == 0
         before = (results / "leaderboard.csv").read_bytes()
+        capsys.readouterr()
         assert exit_code(["report", "--results", str(results), "--labels", str(labels)]) == 0
         page = (results / "report.html").read_text(encoding="utf-8")
         rows = table_rows(page)
