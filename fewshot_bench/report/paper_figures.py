@@ -144,7 +144,7 @@ def draw_confusion(figure: MatrixFigure, stem: Location) -> list[Location]:
     count = len(figure.labels)
     with drawing(0.22 * count + 3.2, 0.22 * count + 1.6) as canvas:
         axes = canvas.subplots()
-        picture = axes.imshow(np.array(figure.values), cmap="Blues", vmin=0, vmax=figure.limit)
+        picture = axes.imshow(np.array(figure.values), cmap="Blues", vmin=0, vmax=figure.limit, aspect="auto")
         axes.set_yticks(range(count), figure.labels, fontsize=8)
         axes.set_xticks(range(count), range(1, count + 1), fontsize=8)
         axes.xaxis.tick_top()
