@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from fewshot_bench.report.figures import LONGEST, MOST_LINES, FigureData
-from fewshot_bench.report.labels import IS_OWN
+from fewshot_bench.report.labels import IS_LABELLED, IS_OWN
 from fewshot_bench.report.leaderboard_rows import MEASURED
-from fewshot_bench.report.names import is_transductive, is_whole, marked_names, task_names
+from fewshot_bench.report.names import in_words, is_transductive, is_whole, marked_names, task_names
 from fewshot_bench.report.verdicts import count_text
 
 _OTHER_TASK = ("dataset", "split", "way", "queries", "sampler", "seed")
@@ -100,16 +100,18 @@ def _figure(title: str, methods: Mapping[str, Sequence[Mapping[Hashable, Any]]])
         )
         for label, name in zip(marked_names(kept, transductive, LONGEST), kept, strict=True)
     ]
+    best = methods[kept[0]][0]
+    sentence = _sentence(curves[0], kept[0] if best.get(IS_LABELLED) else in_words(kept[0]))
     note = f"the best {len(kept)} of {len(methods)}" if len(methods) > len(kept) else ""
     label = ("labelled images per class (logarithmic)",)
-    return ShotsFigure(title=title, note=note, label=label, curves=curves, sentence=_sentence(curves[0]))
+    return ShotsFigure(title=title, note=note, label=label, curves=curves, sentence=sentence)
 
 
-def _sentence(curve: ShotCurve) -> str:
+def _sentence(curve: ShotCurve, name: str) -> str:
     """How the accuracy of a method grew with the shots that were measured; nothing is extrapolated."""
     steps = [
         f"{high - low:+.1f} points from {first} to {second}"
         for first, second, low, high in zip(curve.shots, curve.shots[1:], curve.means, curve.means[1:], strict=False)
     ]
     images = count_text(curve.shots[0], "labelled image")
-    return f"{curve.label} reaches {curve.means[0]:.1f}% with {images} per class; {', '.join(steps)}."
+    return f"{name} reaches {curve.means[0]:.1f}% with {images} per class; {', '.join(steps)}."

@@ -204,7 +204,8 @@ class TestContent:
         few = write_page(store_study(tmp_path / "few"), tmp_path / "few.html")
         many = write_page(store_study(tmp_path / "many", episodes=600), tmp_path / "many.html")
         assert len(few.protocols) == len(many.protocols)
-        assert abs((tmp_path / "many.html").stat().st_size - (tmp_path / "few.html").stat().st_size) < 10_000
+        grown = (tmp_path / "many.html").stat().st_size - (tmp_path / "few.html").stat().st_size
+        assert abs(grown) < 30_000  # for 4,560 episodes, in which more pairs of classes meet
 
     @pytest.mark.slow
     def test_500_methods_on_8_protocols_fit_into_10_mb_going_by_how_the_page_grows(self):

@@ -421,8 +421,8 @@ class TestPictures:
     def test_each_figure_is_a_picture_of_its_size_and_the_same_bytes_again(self, content, tmp_path):
         files = draw_figures(content, tmp_path / "a")
         stems = {file.name.split("-")[0] for file in files}
-        assert stems == {"forest", "distributions", "ranks", "sweep"}
-        assert len(files) == 2 * (4 + 4 + 2 + 1)
+        assert stems == {"forest", "distributions", "confused", "confusion", "shots", "ranks", "sweep"}
+        assert len(files) == 2 * (4 + 4 + 4 + 4 + 2 + 2 + 1)
         again = draw_figures(content, tmp_path / "b")
         for first, second in zip(files, again, strict=True):
             assert first.read_bytes() == second.read_bytes(), first.name

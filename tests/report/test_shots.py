@@ -42,6 +42,12 @@ def test_the_sentence_is_about_the_best_method_and_measured_shots_alone():
     )
 
 
+def test_the_sentence_has_the_settings_of_a_name_in_words_and_labels_as_they_are():
+    frame = board((1, 5), method=["r/ce@epochs=4/knn", "r/tim"])
+    sentences = [shots_figures(of)[0].sentence for of in (frame, frame.assign(is_labelled=True))]
+    assert [text.partition(" reaches")[0] for text in sentences] == ["r + ce (epochs 4) + knn", "r/ce@epochs=4/knn"]
+
+
 @pytest.mark.parametrize("other", ["dataset", "split", "way", "queries", "sampler", "seed"])
 def test_tasks_that_differ_in_more_than_shots_have_figures_of_their_own(other):
     value = 7 if other in ("way", "queries", "seed") else "another"
