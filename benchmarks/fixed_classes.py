@@ -28,7 +28,7 @@ from fewshot_bench.backbones import BackboneRequest, create_backbone, embed
 from fewshot_bench.datasets import import_dataset, open_dataset
 from fewshot_bench.episodes import Episodes, Protocol
 from fewshot_bench.errors import DatasetError
-from fewshot_bench.evaluation import evaluate
+from fewshot_bench.evaluation.evaluate import evaluate
 
 CLASSES = 12
 SETS = ((30, 20), (60, 10))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from fewshot_bench.cli.options import ClaimOption, CorrectOption, JsonOption, choice, correction
+from fewshot_bench.cli.options import ClaimOption, CorrectOption, JsonOption, LabelsOption, choice, correction
 from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def leaderboard(
             help="Label of a method in the tables, by its name or a part of it. Repeatable.",
         ),
     ] = None,
+    labels: LabelsOption = None,
     correct: CorrectOption = "holm",
     published: Annotated[
         bool, typer.Option(help="Show the papers' own numbers for the same kind of tasks, marked.")
@@ -62,7 +64,9 @@ def leaderboard(
         PlusMinus,
         as_latex,
         as_markdown,
+        labelled,
         labels_of_texts,
+        read_labels,
         update_leaderboard,
         with_labels,
     )
@@ -72,11 +76,16 @@ def leaderboard(
     path = out or results / "leaderboard.csv"
     store = OutcomeStore(results / "outcomes")
     frame = update_leaderboard(store, path, baseline, correct=correction(correct), with_published=published)
-    labelled = with_labels(frame, labels_of_texts(frame, label or []))
-    show(frame, as_json, svg, labelled, claimed)
+    by_option = labels_of_texts(frame, label or [])
+    if labels is None:
+        shown = with_labels(frame, by_option)
+    else:
+        of_file = read_labels(labels)
+        shown = labelled(frame, replace(of_file, names={**of_file.names, **by_option}), where=labels)
+    show(frame, as_json, svg, shown, claimed)
     for place, table in ((markdown, as_markdown), (latex, as_latex)):
         if place is not None:
-            text = table(labelled, plus_minus=covered, claim=claimed)
+            text = table(shown, plus_minus=covered, claim=claimed)
             if str(place) == "-":
                 typer.echo(text, err=as_json)
                 continue
@@ -87,7 +96,7 @@ def leaderboard(
         typer.echo(f"leaderboard  {path}")
         if frame["baseline"].isna().all():
             typer.echo("next         add --baseline NAME for paired t-tests against that method")
-        show_answers(labelled, frame)
+        show_answers(shown, frame)
 
 
 def _show_datasets(store: OutcomeStore) -> None:

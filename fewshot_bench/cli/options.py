@@ -62,6 +62,12 @@ ResultArgument = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", rich_help_panel="Output", help="Print JSON instead of tables.")]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", metavar="FILE", help="TOML file with labels of methods, groups and your own methods to highlight."
+    ),
+]
 CorrectOption = Annotated[
     str, typer.Option("--correct", help="Correct p for the number of tests on a protocol: holm, bh or none.")
 ]

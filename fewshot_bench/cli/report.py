@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import CorrectOption, correction
+from fewshot_bench.cli.options import CorrectOption, LabelsOption, correction
 from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def report(
     baseline: BaselineOption = None,
     correct: CorrectOption = "holm",
     out: Annotated[Path | None, typer.Option(help="File of the page. Default: RESULTS/report.html.")] = None,
+    labels: LabelsOption = None,
     title: Annotated[str, typer.Option(help="The heading of the page.")] = "Few-shot results",
     figures: Annotated[
         Path | None, typer.Option(help="Also draw figures as SVG and PNG into this folder; needs Matplotlib.")
@@ -33,7 +34,7 @@ def report(
     from fewshot_bench.report.page import write_page
 
     path = out or results / "report.html"
-    content = write_page(results, path, baseline=baseline, correct=correction(correct), title=title)
+    content = write_page(results, path, baseline=baseline, correct=correction(correct), title=title, labels=labels)
     typer.echo(f"report       {path}")
     if content.frame["baseline"].eq("").all():
         typer.echo("next         add --baseline NAME for differences from that method")

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from fewshot_bench._io.locations import Location
 from fewshot_bench.limits import WHOLE_SAMPLER
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, marked
-from fewshot_bench.report.comparison import ClassDifferences, class_differences
+from fewshot_bench.report.comparison import ClassDifferences, class_differences, class_names_of
 from fewshot_bench.report.comparisons import accuracies_by_dataset, size_text
+from fewshot_bench.report.confusion import Confusion, confusion
 from fewshot_bench.report.embeddings.cards import EmbeddingCard, PairCard, card_of_cell, stored_cards
+from fewshot_bench.report.labels import IS_LABELLED, IS_OWN, without_shared_start
 from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, ONE_TRAINING
 from fewshot_bench.report.names import is_transductive, task_names
 from fewshot_bench.report.scores import TaskScores, data_intervals_of, over_trainings, stored_scores
@@ -99,6 +101,14 @@ class ClassPair:
 
 
 @dataclass(frozen=True, eq=False)
+class MethodConfusion:
+    """What a method takes for what."""
+
+    method: str
+    classes: Confusion
+
+
+@dataclass(frozen=True, eq=False)
 class ProtocolResults:
     """Everything about one protocol.
 
@@ -108,6 +118,7 @@ class ProtocolResults:
         quantiles: by name, of the best methods.
         pairs: of the best methods; None where no two share episodes.
         by_class: the best method against the baseline, or the two best; None where it is unknown.
+        confused: what the best method takes for what; None where it is unknown.
     """
 
     name: str
@@ -115,6 +126,7 @@ class ProtocolResults:
     quantiles: Mapping[str, Quantiles] = field(default_factory=dict)
     pairs: Pairs | None = None
     by_class: ClassPair | None = None
+    confused: MethodConfusion | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -130,6 +142,16 @@ class ProtocolResults:
     def transductive(self) -> frozenset[str]:
         """Names of the methods that see all queries of an episode at once."""
         return frozenset(row["method"] for row in self.rows.to_dict("records") if is_transductive(row))
+
+    @cached_property
+    def own(self) -> frozenset[str]:
+        """Names of the methods that their author wants highlighted."""
+        return frozenset(self.rows.loc[self.rows[IS_OWN], "method"]) if IS_OWN in self.rows else frozenset()
+
+    @cached_property
+    def labelled(self) -> frozenset[str]:
+        """Names that are labels."""
+        return frozenset(self.rows.loc[self.rows[IS_LABELLED], "method"]) if IS_LABELLED in self.rows else frozenset()
 
     @property
     def tested(self) -> pd.DataFrame:
@@ -182,6 +204,7 @@ class PageContent:
         cells_left_out: cells that have no card on the page.
         embedding_cards: of every network whose embeddings were measured.
         embedding_pairs: how two of them differ.
+        shared_start: the stages that all methods begin with, which their names here lack.
     """
 
     frame: pd.DataFrame
@@ -192,6 +215,7 @@ class PageContent:
     cells_left_out: int = 0
     embedding_cards: Sequence[EmbeddingCard] = ()
     embedding_pairs: Sequence[PairCard] = ()
+    shared_start: str = ""
 
     @property
     def correction(self) -> Correction:
@@ -334,11 +358,12 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def gather(store: OutcomeStore, frame: pd.DataFrame, results: Location) -> PageContent:
-    """Collect everything that the page shows.
+    """Collect everything that the page shows, with names that lack the stages that all methods share.
 
     Args:
         store: where the outcomes are.
-        frame: the leaderboard of that store; rows that have no cell in it (published ones) need none.
+        frame: the leaderboard of that store, as it is or `labelled`; rows that have no cell in it (published ones) need
+            none.
         results: the folder in which sweeps are looked for, RESULTS/sweeps/NAME/sweep.csv, and embedding cards,
             RESULTS/embeddings.
 
@@ -347,7 +372,7 @@ def gather(store: OutcomeStore, frame: pd.DataFrame, results: Location) -> PageC
     """
     cells = {(cell.protocol.fingerprint, cell.method.fingerprint): cell for cell in store.cells()}
     embedding_cards, embedding_pairs = stored_cards(results)
-    whole = with_embeddings(completed(frame), cells, embedding_cards)
+    shared_start, whole = without_shared_start(with_embeddings(completed(frame), cells, embedding_cards))
     numbers = rows_by_protocol(whole)
     records = whole.to_dict("records")
     measured_rows = {
@@ -366,6 +391,7 @@ def gather(store: OutcomeStore, frame: pd.DataFrame, results: Location) -> PageC
         measured - len(cards),
         embedding_cards,
         embedding_pairs,
+        shared_start,
     )
 
 
@@ -407,7 +433,16 @@ def _protocol(store: OutcomeStore, name: str, rows: pd.DataFrame, cells: Mapping
     pairs = pairs_of(of_methods, names, correction_of(rows))
     baseline = next((text for text in rows["baseline"] if text), "")
     by_class = _by_class(store, methods, baseline)
-    return ProtocolResults(name, rows.reset_index(drop=True), quantiles, pairs, by_class)
+    return ProtocolResults(
+        name, rows.reset_index(drop=True), quantiles, pairs, by_class, _confused(store, methods, scores)
+    )
+
+
+def _confused(store: OutcomeStore, methods: Mapping[str, Sequence[Cell]], scores: TaskScores) -> MethodConfusion | None:
+    """What the best method takes for what, where there are both kinds, the best inductive one."""
+    best = next(iter(methods))
+    found = confusion(store, methods[best], class_names_of(scores))
+    return None if found is None else MethodConfusion(best, found)
 
 
 def _stored_methods(rows: pd.DataFrame, cells: Mapping[Identity, Cell]) -> dict[str, list[Cell]]:

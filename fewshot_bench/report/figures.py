@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench.outcomes import marked
 from fewshot_bench.report.content import Pairs, ProtocolResults, Quantiles, Ranking
+from fewshot_bench.report.labels import IS_OWN
 from fewshot_bench.report.leaderboard import kind_order
 from fewshot_bench.report.leaderboard_rows import MEASURED
 from fewshot_bench.report.names import (
@@ -103,6 +104,7 @@ class FigureRow:
         verdict: one of `LOOKS`, which gives colour and symbol.
         is_measured: whether outcomes are stored; a published number has an open mark.
         box: quantiles over episodes.
+        is_own: whether the author of the page wants it highlighted.
     """
 
     label: str
@@ -113,6 +115,7 @@ class FigureRow:
     verdict: str = NOTHING_SHOWN
     is_measured: bool = True
     box: Quantiles | None = None
+    is_own: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +187,8 @@ def _forest_row(row: Mapping[Any, Any], label: str) -> FigureRow:
     if row["p_training"] == row["p_training"]:
         low, high = row["diff_training_ci95_low"], row["diff_training_ci95_high"]
         details.append(f"95% over trainings: {low:+.2f} to {high:+.2f}, p {p_text(row['p_training_corrected'])}")
-    return FigureRow(label, details, row["difference"], ends, data_ends, about_data(row["verdict"]), is_measured)
+    verdict, is_own = about_data(row["verdict"]), bool(row.get(IS_OWN))
+    return FigureRow(label, details, row["difference"], ends, data_ends, verdict, is_measured, is_own=is_own)
 
 
 def distributions(protocol: ProtocolResults) -> RowsFigure:
@@ -198,7 +202,7 @@ def distributions(protocol: ProtocolResults) -> RowsFigure:
         note=_best_of(len(names), len(protocol.measured)),
         label=("recall of a class, %" if protocol.is_whole else "accuracy of an episode, %",),
         rows=[
-            FigureRow(label, _box_details(protocol, name, box), box.median, box=box)
+            FigureRow(label, _box_details(protocol, name, box), box.median, box=box, is_own=name in protocol.own)
             for label, (name, box) in zip(labels, protocol.quantiles.items(), strict=True)
         ],
         first_transductive=_first_transductive(names, protocol),
@@ -397,6 +401,71 @@ def classes(protocol: ProtocolResults) -> RowsFigure:
         note="; ".join(filter(None, (shown, ACROSS if is_mixed else ""))),
         label=(f"points by which {a}", f"is above {b}"),
         rows=rows,
+    )
+
+
+_NOT_CONFUSED = "Unknown: it takes predictions and class sizes, which imported accuracies lack."
+
+
+def confused_pairs(protocol: ProtocolResults) -> RowsFigure:
+    """The pairs of classes that the best method confuses most, the largest share first."""
+    if protocol.confused is None:
+        return RowsFigure(title=protocol.name, why_empty=_NOT_CONFUSED)
+    pairs = protocol.confused.classes.pairs
+    if not pairs:
+        return RowsFigure(title=protocol.name, why_empty="No two classes met in ten episodes.")
+    unit = "test images of the two" if protocol.is_whole else "episodes with both"
+    names = [f"{pair.a}, {pair.b}: {100 * pair.share:.0f}%" for pair in pairs]
+    return RowsFigure(
+        title=protocol.name,
+        note=_of_method(protocol),
+        label=("share of the queries of the two classes", "that are taken for the other one, %"),
+        rows=[
+            FigureRow(
+                label,
+                (
+                    f"{pair.a} and {pair.b}: {100 * pair.share:.1f}%",
+                    f"{pair.a} taken for {pair.b}: {100 * pair.a_as_b:.1f}%",
+                    f"{pair.b} taken for {pair.a}: {100 * pair.b_as_a:.1f}%",
+                    f"{pair.meetings:,} {unit}",
+                ),
+                100 * pair.share,
+                verdict=NOTHING_SHOWN,
+            )
+            for label, pair in zip(short_names(names, LONGEST), pairs, strict=True)
+        ],
+    )
+
+
+def _of_method(protocol: ProtocolResults) -> str:
+    assert protocol.confused is not None
+    return marked_names([protocol.confused.method], protocol.transductive, LONGEST)[0]
+
+
+def confusion_matrix(protocol: ProtocolResults) -> MatrixFigure:
+    """What the best method takes for what, classes that are confused with each other side by side."""
+    if protocol.confused is None:
+        return MatrixFigure(title=protocol.name, why_empty=_NOT_CONFUSED)
+    found = protocol.confused.classes
+    if found.matrix is None:
+        return MatrixFigure(title=protocol.name, why_empty="Too many classes for a matrix: see the pairs above.")
+    order = found.order
+    shares = 100 * found.matrix[np.ix_(order, order)]
+    names = [found.names[number] for number in order]
+    places = range(len(names))
+    return MatrixFigure(
+        title=protocol.name,
+        note=_of_method(protocol),
+        labels=[f"{name}  {number}" for number, name in enumerate(short_names(names, _LONGEST_CLASS), 1)],
+        values=shares.tolist(),
+        details=[
+            [
+                "" if shares[a, b] != shares[a, b] else f"{names[a]} taken for {names[b]}: {shares[a, b]:.1f}%"
+                for b in places
+            ]
+            for a in places
+        ],
+        limit=max(float(np.nanmax(shares, initial=0.0)), 0.1),
     )
 
 

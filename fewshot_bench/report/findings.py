@@ -13,19 +13,22 @@ from typing import Any
 
 import pandas as pd
 
-from fewshot_bench.outcomes import CLAIMED_SAMPLER
+from fewshot_bench._io.text import printable
+from fewshot_bench.outcomes import CLAIMED_SAMPLER, marked
 from fewshot_bench.report.content import PageContent, ProtocolResults
 from fewshot_bench.report.leaderboard_rows import MEASURED
 from fewshot_bench.report.names import (
     BALANCED_FLAG,
     CLAIMED_FLAG,
     baseline_name,
+    in_words,
     is_across,
     is_transductive,
     is_whole,
     row_name,
-    shared_stages,
     task_names,
+    told_apart,
+    without_common_prefix,
 )
 from fewshot_bench.report.verdicts import (
     BEST,
@@ -38,6 +41,7 @@ from fewshot_bench.report.verdicts import (
     ON_THIS_SPLIT,
     UNKNOWN,
     about_data,
+    count_text,
     headline,
     is_on_this_split,
     p_of_both,
@@ -51,6 +55,11 @@ _AMONG = {False: "among inductive methods", True: "among transductive methods"}
 _WIDER: dict[Covered, str] = {
     "classes and images": "other classes and images",
     "images of these classes": "other images of these classes",
+}
+_SHOWN = {
+    "better": ", for other classes too",
+    f"better{FOR_THESE_CLASSES}": ", for other images of these classes too",
+    f"better{ON_THIS_SPLIT}": " on these classes and images, which need not hold for others",
 }
 TestedRow = tuple[ProtocolResults, dict[Any, Any]]
 
@@ -122,9 +131,8 @@ def _name_briefly(rows: Sequence[dict[Any, Any]], *, is_marked: bool) -> None:
         rows: of one protocol; each gets a value for "brief".
         is_marked: whether a transductive method says so; not where the sentence does.
     """
-    shared = shared_stages([str(row["method"]) for row in rows])
-    for row in rows:
-        name = str(row["method"]).removeprefix(shared)
+    _, names = without_common_prefix([str(row["method"]) for row in rows])
+    for row, name in zip(rows, names, strict=True):
         row["brief"] = row_name({**row, "method": name}) if is_marked else name
 
 
@@ -249,6 +257,67 @@ def _cost(top: Mapping[Any, Any], equals: Sequence[Mapping[Any, Any]]) -> str:
         return f"{time}."
     fastest = max(timed, key=lambda row: float(row["episodes_per_second"]))
     return f"{time}; {fastest['brief']} is {fastest['episodes_per_second'] / speed:,.0f} times as fast."
+
+
+def short_finding(content: PageContent) -> str:
+    """The result in one sentence, for a reader who knows no test: what is better than what, where, by how much.
+
+    Methods are called by what tells the two apart; the interval is the widest that is known of the difference.
+    """
+    best = [tested for protocol in content.protocols if (tested := _best_tested(protocol)) is not None]
+    if best:
+        better = [test for test in best if _merit(test[1])[0]]
+        if better:
+            protocol, row = max(better, key=lambda test: _preference(test[1]))
+        else:
+            protocol, row = max(best, key=lambda test: float(test[1]["difference"]))
+        low, high = row["diff_data_ci95_low"], row["diff_data_ci95_high"]
+        if low != low or is_whole(row):
+            low, high = row["diff_ci95_low"], row["diff_ci95_high"]
+        verdict, numbers = str(row["verdict"]), (float(row["difference"]), float(low), float(high))
+        return _in_short(protocol, row["method"], row["baseline"], verdict, numbers, is_baseline=True)
+    paired = [protocol for protocol in content.protocols if protocol.pairs is not None]
+    if paired and (pairs := paired[0].pairs) is not None and (interval := pairs.best_two) is not None:
+        ends = interval.low, interval.high
+        if ends[0] != ends[0] or paired[0].is_whole:
+            ends = interval.mean - pairs.best_two_task, interval.mean + pairs.best_two_task
+        first, second = pairs.methods[:2]
+        return _in_short(paired[0], first, second, pairs.verdict(0, 1), (interval.mean, *ends))
+    return main_finding(content)
+
+
+def _in_short(
+    protocol: ProtocolResults,
+    a: str,
+    b: str,
+    verdict: str,
+    numbers: tuple[float, float, float],
+    *,
+    is_baseline: bool = False,
+) -> str:
+    """What a verdict on the difference A - B means, with the difference and the ends of its interval in points."""
+    labelled = protocol.labelled
+    raw = told_apart(a, b) if not labelled & {a, b} else (in_words(a), in_words(b))
+    names = [name if name in labelled else text for name, text in zip((a, b), raw, strict=True)]
+    first, second = (
+        printable(marked(text, name in protocol.transductive)) for text, name in zip(names, (a, b), strict=True)
+    )
+    difference, low, high = numbers
+    points = f"{difference + 0.0:+.2f} points (95% interval {low + 0.0:+.2f} to {high + 0.0:+.2f})"
+    where, words = f"On {_place(protocol)}", about_data(verdict)
+    trainings = ", with these trainings" if verdict.endswith(OF_THESE_TRAININGS) else ""
+    if words in _SHOWN:
+        return f"{where}, {first} is better than {second}{_SHOWN[words]}{trainings}: {points}."
+    if is_baseline:
+        return f"{where}, no method is shown to be better than {second}; the closest is {first}: {points}."
+    return f"{where}, neither of the two best is shown to be better, {first} or {second}: {points}."
+
+
+def _place(protocol: ProtocolResults) -> str:
+    """A protocol in a reader's words, e.g. "cifar-fs at 1 shot"."""
+    row = protocol.rows.iloc[0]
+    usual = f"{row['dataset']} {row['way']}-way {row['shot']}-shot"
+    return f"{row['dataset']} at {count_text(int(row['shot']), 'shot')}" if protocol.name == usual else protocol.name
 
 
 def main_finding(content: PageContent) -> str:

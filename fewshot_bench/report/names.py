@@ -9,8 +9,6 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import pandas as pd
-
 from fewshot_bench._io.locations import Location
 from fewshot_bench._io.text import printable
 from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
@@ -169,128 +167,58 @@ def shown_names(cells: Sequence[Cell]) -> dict[str, str]:
     return seeded_names(cells) | names
 
 
-def method_labels(
-    names: Iterable[str], wanted: Iterable[tuple[str, str]], *, only_whole: Iterable[str] = ()
-) -> dict[str, str]:
-    """The labels of methods, by their whole names.
+def without_common_prefix(names: Sequence[str]) -> tuple[str, list[str]]:
+    """The stages that all methods begin with, and the names without them.
 
     Args:
-        names: of the methods there are.
-        wanted: a method, by its name or a part that no other name has, and its label.
-        only_whole: further names that must be given whole.
+        names: of methods; those without stages, such as published ones, do not count and stay whole.
 
-    Raises:
-        UnknownNameError: no method has this name.
-        ComparisonError: a part fits several methods, or a method has two labels.
-    """
-    names, whole = set(names), set(only_whole)
-    labels: dict[str, str] = {}
-    for method, label in wanted:
-        name = method if method in whole else resolve_method(names, method)
-        if labels.setdefault(name, label) != label:
-            raise ComparisonError(f"{name} would be called both '{labels[name]}' and '{label}'. Give it one label.")
-    return labels
+    Returns:
+        Whole stages with the slash behind them, and a shorter name for each name. The prefix is empty where there is
+        a single method, where none is shared, and where two methods would get the same name or none without it.
 
-
-def labels_of_texts(frame: pd.DataFrame, texts: Sequence[str]) -> dict[str, str]:
-    """What texts of the form METHOD=LABEL say about the methods of a leaderboard.
-
-    METHOD is a name, a part that no other measured method has, or `name#fingerprint`. It and the label may hold equals
-    signs: the longest left side that names a method counts.
-
-    Args:
-        frame: as `leaderboard` returns it.
-        texts: e.g. "lite0/logistic=Ours".
-
-    Raises:
-        UnknownNameError, ComparisonError: as `method_labels`, or a text lacks a side.
-    """
-    names: set[str] = set()
-    whole: set[str] = set()
-    for row in frame.to_dict("records"):
-        name, *with_fingerprint = _names_of(row)
-        (names if with_fingerprint else whole).add(name)
-        whole.update(with_fingerprint)
-    return method_labels(names, [_sides(names, whole, text) for text in texts], only_whole=whole)
-
-
-def _sides(names: set[str], whole: set[str], text: str) -> tuple[str, str]:
-    splits = [(text[:at].strip(), text[at + 1 :].strip()) for at, sign in enumerate(text) if sign == "="]
-    splits = [(method, label) for method, label in reversed(splits) if method and label]
-    if not splits:
-        raise ComparisonError(f"a label is given as METHOD=LABEL, not '{text}'.")
-    return next((split for split in splits if _is_known(names, whole, split)), splits[0])
-
-
-def _is_known(names: set[str], whole: set[str], split: tuple[str, str]) -> bool:
-    try:
-        method_labels(names, [split], only_whole=whole)
-    except UnknownNameError:
-        return False
-    except ComparisonError:  # it is a part of several names, which is said where all labels are read
-        return True
-    return True
-
-
-def with_labels(frame: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """A leaderboard whose methods and baselines are called by labels.
-
-    Methods of different protocols may have one label, such as the networks that were trained for each dataset.
-
-    Args:
-        frame: as `leaderboard` returns it; it is not changed.
-        labels: as `method_labels` returns them.
-
-    Raises:
-        ComparisonError: two methods of one protocol would have the same name.
-    """
-    called: dict[tuple[str, str], str] = {}
-    owners: dict[tuple[str, str], str] = {}
-    for row in frame.to_dict("records"):
-        protocol, shown = row["protocol_fingerprint"], row["method"]
-        label = next((labels[name] for name in reversed(_names_of(row)) if name in labels), shown)
-        if label == shown and row.get("training_of") and (of_method := labels.get(without_seed(shown))):
-            label = f"{of_method}, seed {int(row['training_seed'])}"
-        owner = owners.setdefault((protocol, label), shown)
-        if owner != shown:
-            raise ComparisonError(
-                f"two methods on {task_text(row)} would be called '{label}': {owner} and {shown}. "
-                "Give each its own label."
-            )
-        called[protocol, shown] = label
-    protocols = frame["protocol_fingerprint"].tolist()
-    return frame.assign(
-        **{
-            column: [called.get(pair, pair[1]) for pair in zip(protocols, frame[column].tolist(), strict=True)]
-            for column in ("method", "baseline")
-        }
-    )
-
-
-def _names_of(row: Mapping[Any, Any]) -> list[str]:
-    """The name of a row's method, and where it was measured also the name with the fingerprint."""
-    fingerprint = row["method_fingerprint"]
-    if not isinstance(fingerprint, str) or not fingerprint:
-        return [row["method"]]
-    end = f"#{fingerprint[:8]}"
-    name = row["method"].removesuffix(end)
-    return [name, f"{name}{end}"]
-
-
-def shared_stages(names: Sequence[str]) -> str:
-    """What all methods begin with, whole stages with the slash behind them; empty for a single method.
-
-    Args:
-        names: of methods; those without stages, such as published ones, do not count.
-
-    >>> shared_stages(["lite0@image_size=128/knn", "lite0@image_size=128/tim@alpha=2", "ResNet-12 MetaOptNet"])
-    'lite0@image_size=128/'
+    >>> without_common_prefix(["lite0@image_size=128/knn", "lite0@image_size=128/tim@alpha=2", "ResNet-12 MetaOptNet"])
+    ('lite0@image_size=128/', ['knn', 'tim@alpha=2', 'ResNet-12 MetaOptNet'])
     """
     stages = [name.split("/") for name in dict.fromkeys(names) if "/" in name]
     shared = 0
     while len(stages) > 1 and all(len(parts) > shared + 1 and parts[shared] == stages[0][shared] for parts in stages):
         shared += 1
-    return "".join(f"{stage}/" for stage in stages[0][:shared]) if stages else ""
+    prefix = "".join(f"{stage}/" for stage in stages[0][:shared]) if stages else ""
+    shortened = [name.removeprefix(prefix) for name in names]
+    is_clear = all(shortened) and len(set(shortened)) == len(set(names))
+    return (prefix, shortened) if is_clear else ("", list(names))
+
+
+def told_apart(a: str, b: str) -> tuple[str, str]:
+    """Two methods by what tells them apart: without the stages and settings that both have.
+
+    >>> told_apart("conv4/base-ce@epochs=4/centroid", "conv4/base-ce+supcon@epochs=4,tau=0.1/centroid")
+    ('base-ce', 'base-ce+supcon (tau 0.1)')
+    """
+    stages = [name.split("/") for name in (a, b)]
+    for end in (0, -1):
+        while min(map(len, stages)) > 1 and stages[0][end] == stages[1][end]:
+            for own in stages:
+                del own[end]
+    settings = [{setting for stage in own for setting in stage.partition("@")[2].split(",")} for own in stages]
+    shared = settings[0] & settings[1]
+    first, second = (in_words("/".join(own), shared) for own in stages)
+    return (first, second) if first != second else (a, b)
+
+
+def in_words(name: str, without: Collection[str] = ()) -> str:
+    """A method's name for a sentence, without some of its settings.
+
+    >>> in_words("base-ce@epochs=4,tau=0.1/centroid", ["epochs=4"])
+    'base-ce (tau 0.1) + centroid'
+    """
+    texts = []
+    for stage in name.split("/"):
+        head, _, settings = stage.partition("@")
+        own = [setting.replace("=", " ", 1) for setting in settings.split(",") if setting and setting not in without]
+        texts.append(f"{head} ({', '.join(own)})" if own else head)
+    return " + ".join(texts)
 
 
 def short_name(name: str, longest: int) -> str:
@@ -306,8 +234,7 @@ def short_names(names: Sequence[str], longest: int) -> list[str]:
     numbers of their places, from 1.
     """
     if any(len(name) > longest for name in names):
-        shared = shared_stages(names)
-        names = [name.removeprefix(shared) for name in names]
+        _, names = without_common_prefix(names)
     short = [short_name(name, longest) for name in names]
     for text in {text for text in short if short.count(text) > 1}:
         alike = [place for place, other in enumerate(short) if other == text]

@@ -19,7 +19,8 @@ import fewshot_bench.report.figures as figures
 from fewshot_bench._io.locations import Location, location_of
 from fewshot_bench._io.storage import write_atomically
 from fewshot_bench.report.content import PageContent
-from fewshot_bench.report.figures import Curve, RanksFigure, Role, RowsFigure, SweepFigure, Symbol
+from fewshot_bench.report.figures import Curve, MatrixFigure, RanksFigure, Role, RowsFigure, SweepFigure, Symbol
+from fewshot_bench.report.shots import ShotsFigure, shots_figures
 
 _FONT_SIZE = 11
 _MOST_ROWS = 40
@@ -45,7 +46,8 @@ def draw_figures(content: PageContent, folder: str | Location) -> list[Location]
         folder: where the files go; those of an earlier call are replaced.
 
     Returns:
-        The files: forest-*, distributions-* per protocol, ranks-* per size of task, sweep-* per sweep.
+        The files: forest-*, distributions-*, confused-* and confusion-* per protocol, shots-* per kind of task, ranks-*
+        per size of task, sweep-* per sweep.
 
     Raises:
         NoPictureError: Matplotlib or scikit-posthocs is not installed.
@@ -60,6 +62,13 @@ def draw_figures(content: PageContent, folder: str | Location) -> list[Location]
         boxes = figures.distributions(protocol)
         if not boxes.why_empty:
             files += draw_distributions(boxes, folder / f"distributions-{name}")
+        pairs, matrix = figures.confused_pairs(protocol), figures.confusion_matrix(protocol)
+        if not pairs.why_empty:
+            files += draw_confused_pairs(pairs, folder / f"confused-{name}")
+        if not matrix.why_empty:
+            files += draw_confusion(matrix, folder / f"confusion-{name}")
+    for number, shots in enumerate(shots_figures(content.frame), 1):
+        files += draw_shots(shots, folder / f"shots-{number}-{file_name(shots.title)}")
     for number, ranking in enumerate(content.rankings, 1):
         ranks = figures.ranks(ranking, _LONGEST_RANKED)
         files += draw_critical_difference(ranks, folder / f"ranks-{number}-{file_name(ranking.name)}")
@@ -124,12 +133,69 @@ def draw_distributions(figure: RowsFigure, stem: Location) -> list[Location]:
         return save_picture(axes.figure, stem)
 
 
+def draw_confused_pairs(figure: RowsFigure, stem: Location) -> list[Location]:
+    """Draw a bar for each pair of classes; see `draw_forest`."""
+    with _rows_drawing(figure) as axes:
+        axes.barh(range(len(figure.rows)), [row.value for row in figure.rows], height=0.6, color=_BLUE)
+        return save_picture(axes.figure, stem)
+
+
+def draw_confusion(figure: MatrixFigure, stem: Location) -> list[Location]:
+    """Draw the share of the row's class that is taken for the column's, in %; see `draw_forest`."""
+    count = len(figure.labels)
+    with drawing(0.22 * count + 3.2, 0.22 * count + 1.6) as canvas:
+        axes = canvas.subplots()
+        picture = axes.imshow(np.array(figure.values), cmap="Blues", vmin=0, vmax=figure.limit, aspect="auto")
+        axes.set_yticks(range(count), figure.labels, fontsize=8)
+        axes.set_xticks(range(count), range(1, count + 1), fontsize=8)
+        axes.xaxis.tick_top()
+        axes.spines[:].set_visible(False)
+        canvas.colorbar(picture, ax=axes, label="%", shrink=0.8)
+        canvas.suptitle(f"{figure.title}, {figure.note}", fontsize=10)
+        return save_picture(canvas, stem)
+
+
+def draw_shots(figure: ShotsFigure, stem: Location) -> list[Location]:
+    """Draw accuracy against shots: thick lines over episodes, thin ones over classes and images; see `draw_forest`."""
+    middle, apart = (len(figure.curves) - 1) / 2, (figure.ticks[-1] / figure.ticks[0]) ** _SPREAD
+    with drawing(_PANEL[0] + 3, _PANEL[1]) as canvas:
+        axes = canvas.subplots()
+        for number, curve in enumerate(figure.curves):
+            places = [shot * apart ** (number - middle) for shot in curve.shots]
+            colour, width = f"C{number % 10}", 2.4 if curve.is_own else 1.4
+            axes.errorbar(places, curve.means, yerr=curve.data_half_widths, fmt="none", ecolor=colour, elinewidth=0.8)
+            axes.errorbar(
+                places,
+                curve.means,
+                yerr=curve.half_widths,
+                label=curve.label,
+                color=colour,
+                linewidth=width,
+                elinewidth=3,
+                marker=_CURVE_MARKERS[number % len(_CURVE_MARKERS)],
+                markersize=5,
+            )
+        axes.set_xscale("log")
+        axes.set_xticks(figure.ticks, list(map(str, figure.ticks)))
+        axes.minorticks_off()
+        axes.set_xlabel(" ".join(figure.label))
+        axes.set_ylabel("accuracy, %")
+        axes.grid(axis="y", color="0.92")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        canvas.legend(loc="outside right center", frameon=False, fontsize=9)
+        canvas.suptitle(f"{figure.title}{f', {figure.note}' if figure.note else ''}", fontsize=_FONT_SIZE)
+        return save_picture(canvas, stem)
+
+
 @contextmanager
 def _rows_drawing(figure: RowsFigure) -> Iterator[Any]:
     """Axes with a row per method: names on the left, first on top, one label below, nothing else."""
     with drawing(8.4, 0.3 * len(figure.rows) + 1.3) as canvas:
         axes = canvas.subplots()
         axes.set_yticks(range(len(figure.rows)), figure.labels)
+        for tick, row in zip(axes.get_yticklabels(), figure.rows, strict=True):
+            tick.set_fontweight("bold" if row.is_own else "normal")
         if figure.first_transductive:
             axes.axhline(figure.first_transductive - 0.5, color=_GREY, linewidth=0.8, linestyle=":")
         axes.set_ylim(len(figure.rows) - 0.4, -0.6)

@@ -8,8 +8,8 @@ of this very table claim.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
@@ -17,6 +17,7 @@ import pandas as pd
 from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.report.findings import answer_lines, answers
+from fewshot_bench.report.labels import HEADING, IS_OWN
 from fewshot_bench.report.leaderboard_rows import MEASURED, ONE_TRAINING
 from fewshot_bench.report.names import (
     BALANCED_FLAG,
@@ -112,12 +113,16 @@ class PublicationTable:
             a task.
         caption: what the table shows and claims, in sentences without markup.
         answers: which methods are best on each task, as `fewshot_bench.report.findings.answer_lines` puts it.
+        headings: the author's group of each row, in the order of the groups; empty without groups.
+        own: the rows that the author wants highlighted.
     """
 
     tasks: Sequence[str]
     methods: Mapping[str, Mapping[str, Entry]]
     caption: str
     answers: Sequence[str] = ()
+    headings: Mapping[str, str] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
 
     @property
     def notes(self) -> dict[str, str]:
@@ -132,8 +137,15 @@ class PublicationTable:
         return {text: _letter(place) for place, text in enumerate(filter(None, dict.fromkeys(texts)))}
 
     def groups(self) -> list[tuple[str, list[str]]]:
-        """The names of the rows by kind: inductive, transductive, published; one group without the second kind."""
+        """The names of the rows by heading: the author's, or inductive, transductive and published.
+
+        Without groups and transductive methods there is one, without a heading.
+        """
         found: dict[str, list[str]] = {}
+        if self.headings:
+            for name, heading in self.headings.items():
+                found.setdefault(heading, []).append(name)
+            return list(found.items())
         for name, entries in self.methods.items():
             kind = (
                 "published" if _is_published(entries) else "transductive" if _is_transductive(entries) else "inductive"
@@ -210,7 +222,21 @@ def publication_table(
     if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
         caption.append(f"{CLAIMED[0].upper()}{CLAIMED[1:]}.")
     sentences = answer_lines(answers(frame), with_cost=False)
-    return PublicationTable(list(groups), methods, " ".join(caption), sentences)
+    headings, own = _author_groups(frame, methods)
+    if own:
+        caption.append("Bold names: our own methods.")
+    return PublicationTable(list(groups), methods, " ".join(caption), sentences, headings, own)
+
+
+def _author_groups(frame: pd.DataFrame, methods: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """The author's heading of each row in the order of the groups, and the author's own rows; see `labelled`."""
+    if HEADING not in frame:
+        return {}, frozenset()
+    rows = {_table_name(row): row for row in frame.to_dict("records")}
+    own = frozenset(name for name in methods if rows[name][IS_OWN])
+    places = {heading: place for place, heading in enumerate(frame.attrs[HEADING]) if heading}
+    headings = {name: rows[name][HEADING] for name in methods if rows[name][HEADING]}
+    return dict(sorted(headings.items(), key=lambda item: places[item[1]])), own
 
 
 def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond") -> str:
@@ -219,10 +245,11 @@ def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: C
     lines = [_line(["method", *map(_markdown, table.tasks)]), _line(["---", *["---:"] * len(table.tasks)])]
     notes = table.notes
     for kind, methods in table.groups():
-        lines += [_line([f"*{kind}*", *([""] * len(table.tasks))])] if kind else []
+        lines += [_line([f"*{_markdown(kind)}*", *([""] * len(table.tasks))])] if kind else []
         for method in methods:
             cells = (_text(table.methods[method].get(task), _MARKDOWN, notes) for task in table.tasks)
-            lines.append(_line([_markdown(method), *cells]))
+            name = _markdown(method)
+            lines.append(_line([_MARKDOWN.bold.format(name) if method in table.own else name, *cells]))
     for paragraph in (table.caption, *table.answers):
         lines += ["", _markdown(paragraph)]
     for note, letter in notes.items():
@@ -237,8 +264,16 @@ def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Clai
     names = [name for methods in groups for name in methods]
     notes = table.notes
     rows = [[_text(table.methods[name].get(task), _IN_LATEX, notes) for task in table.tasks] for name in names]
-    starts = {methods[0] for methods in groups[1:]}
-    index = [f"{_MIDRULE if name in starts else ''}{_latex(name)}" for name in names]
+    starts = {methods[0]: _MIDRULE for methods in groups[1:]}
+    if table.headings:
+        columns = len(table.tasks) + 1
+        for place, (heading, (first, *_)) in enumerate(table.groups()):
+            line = f"\\multicolumn{{{columns}}}{{l}}{{\\textit{{{_latex(heading)}}}}} \\\\\n"
+            starts[first] = f"{_MIDRULE if place else ''}{line}"
+    index = [
+        f"{starts.get(name, '')}{_IN_LATEX.bold.format(_latex(name)) if name in table.own else _latex(name)}"
+        for name in names
+    ]
     content = pd.DataFrame(rows, index=index, columns=[_latex(t) for t in table.tasks])
     text = content.style.to_latex(
         hrules=True,

@@ -8,7 +8,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from fewshot_bench.adaptation import LDA, Centroid, EmbeddedSplit, lda_in_span
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
-from fewshot_bench.evaluation import evaluate
+from fewshot_bench.evaluation.evaluate import evaluate
 
 EPISODES = 6
 

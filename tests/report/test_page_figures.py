@@ -17,7 +17,7 @@ from stored_cells import cell
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import NoPictureError, compare_tasks, figures, over_datasets
 from fewshot_bench.report.content import PageContent, Pairs, completed, pairs_of, quantiles_of, rankings
-from fewshot_bench.report.findings import main_finding
+from fewshot_bench.report.findings import main_finding, short_finding
 from fewshot_bench.report.leaderboard import current_leaderboard
 from fewshot_bench.report.page import plotly, write_page
 from fewshot_bench.report.paper_figures import draw_figures, draw_forest
@@ -120,6 +120,68 @@ class TestFinding:
         assert main_finding(content_of(frame_of(1))) == (
             "m0 reaches 70.00 ± 0.30 % on cifar-fs 5-way 1-shot; there is no other method to test it against."
         )
+
+
+class TestShortFinding:
+    """One sentence without p, fingerprints or settings."""
+
+    def of(self, differences, p, names=("lite0@image_size=128/logistic", "lite0@image_size=128/centroid"), **columns):
+        frame = frame_of(len(differences), method=list(names)[: len(differences)])
+        return short_finding(content_of(with_tests(frame, differences, p, names[0]).assign(**columns)))
+
+    def test_a_method_that_is_better_beyond_the_split_is_so_for_other_classes_too(self):
+        assert self.of([NAN, 2.5], [NAN, 0.004]) == (
+            "On cifar-fs at 1 shot, centroid is better than logistic, for other classes too: "
+            "+2.50 points (95% interval +1.50 to +3.50)."
+        )
+
+    def test_a_method_that_is_better_on_this_split_alone_need_not_be_elsewhere(self):
+        assert self.of([NAN, 0.7], [NAN, 1e-9]).startswith(
+            "On cifar-fs at 1 shot, centroid is better than logistic on these classes and images, which need not hold "
+            "for others: +0.70 points"
+        )
+
+    @pytest.mark.parametrize("difference", [0.1, -2.0])
+    def test_without_a_better_method_the_closest_is_named(self, difference):
+        assert self.of([NAN, difference], [NAN, 0.5]).startswith(
+            "On cifar-fs at 1 shot, no method is shown to be better than logistic; the closest is centroid: "
+        )
+
+    @pytest.mark.parametrize(
+        ("names", "words"),
+        [
+            (("r/ce@epochs=4/knn", "r/ce+supcon@epochs=4,tau=0.1/knn"), "ce+supcon (tau 0.1) is better than ce,"),
+            (("r/knn@k=1", "r/knn@k=3"), "knn (k 3) is better than knn (k 1),"),
+            (("r/knn", "r/ce/knn"), "ce + knn is better than knn,"),
+            (("a/knn", "b/tim"), "b + tim is better than a + knn,"),
+        ],
+    )
+    def test_methods_are_called_by_what_tells_them_apart(self, names, words):
+        assert words in self.of([NAN, 2.5], [NAN, 0.004], names)
+
+    def test_labels_are_left_alone(self):
+        names = ("a@b=1/Theirs", "a@b=1/Ours")
+        assert "a@b=1/Ours is better than a@b=1/Theirs," in self.of(
+            [NAN, 2.5], [NAN, 0.004], names, is_labelled=[True, True]
+        )
+        assert "a@b=1/Ours is better than a (b 1) + Theirs," in self.of(
+            [NAN, 2.5], [NAN, 0.004], names, is_labelled=[False, True]
+        )
+
+    def test_without_a_baseline_it_is_about_the_two_best(self):
+        found = [
+            short_finding(PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=two_best(*p))]))
+            for p in ((0.01, 0.03), (0.5, 0.7))
+        ]
+        assert found == [
+            "On cifar-fs at 1 shot, m0 is better than m1, for other classes too: +1.50 points (95% interval +0.50 to "
+            "+2.50).",
+            "On cifar-fs at 1 shot, neither of the two best is shown to be better, m0 or m1: +1.50 points "
+            "(95% interval +0.50 to +2.50).",
+        ]
+
+    def test_one_method_alone_says_what_it_reaches(self):
+        assert short_finding(content_of(frame_of(1))).startswith("m0 reaches 70.00")
 
 
 def scores_of(rows):
@@ -359,8 +421,8 @@ class TestPictures:
     def test_each_figure_is_a_picture_of_its_size_and_the_same_bytes_again(self, content, tmp_path):
         files = draw_figures(content, tmp_path / "a")
         stems = {file.name.split("-")[0] for file in files}
-        assert stems == {"forest", "distributions", "ranks", "sweep"}
-        assert len(files) == 2 * (4 + 4 + 2 + 1)
+        assert stems == {"forest", "distributions", "confused", "confusion", "shots", "ranks", "sweep"}
+        assert len(files) == 2 * (4 + 4 + 4 + 4 + 2 + 2 + 1)
         again = draw_figures(content, tmp_path / "b")
         for first, second in zip(files, again, strict=True):
             assert first.read_bytes() == second.read_bytes(), first.name

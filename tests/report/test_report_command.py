@@ -32,7 +32,9 @@ def test_the_baseline_of_the_leaderboard_stays_in_force(results, capsys):
     assert exit_code(["leaderboard", "--results", str(results), "--baseline", BETTER]) == 0
     assert exit_code(["report", "--results", str(results)]) == 0
     assert "--baseline" not in capsys.readouterr().out.splitlines()[-1]
-    assert f"points above or below\\u003cbr>{BETTER}" in (results / "report.html").read_text(encoding="utf-8")
+    assert f"points above or below\\u003cbr>{BETTER.removeprefix('conv/')}" in (results / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(("correct", "words"), [("bh", "corrected by BH"), ("none", "uncorrected")])
@@ -71,6 +73,8 @@ def test_figures_go_into_their_folder(results, tmp_path, capsys):
     assert exit_code(["report", "--results", str(results), "--baseline", BASE, "--figures", str(folder)]) == 0
     files = sorted(path.name for path in folder.iterdir())
     assert "forest-1-birds-5-way-1-shot.svg" in files
+    for name in ("confused-2-birds-5-way-5-shot", "confusion-2-birds-5-way-5-shot", "shots-1-birds-5-way"):
+        assert {f"{name}.svg", f"{name}.png"} <= set(files)
     assert f"{len(files)} files in {folder}" in capsys.readouterr().out
 
 

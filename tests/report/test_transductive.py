@@ -53,7 +53,7 @@ from fewshot_bench.report.verdicts import ACROSS
 
 pytestmark = pytest.mark.slow
 
-BASE, TIM, MAP = "conv/centroid", "conv/tim", "conv/pt-map"
+BASE, TIM, MAP = "deep/centroid", "conv/tim", "conv/pt-map"
 INDUCTIVE, TRANSDUCTIVE = ("conv/logistic", "conv/ridge", BASE), (MAP, TIM)
 GAINS = {BASE: 0, "conv/logistic": 3, "conv/ridge": 3, TIM: 8, MAP: 12}
 NAME = re.compile("|".join((*INDUCTIVE, *TRANSDUCTIVE)))
@@ -338,10 +338,10 @@ def test_a_row_against_a_baseline_of_the_other_kind_carries_a_mark(baseline, tmp
 def test_the_finding_of_the_page_prefers_methods_of_the_baselines_kind_and_else_says_so(tmp_path):
     store_both(tmp_path, datasets=("birds",))
     content = write_page(tmp_path, tmp_path / "a.html", baseline=BASE)
-    assert main_finding(content).startswith(("conv/logistic against conv/centroid", "conv/ridge against conv/centroid"))
+    assert main_finding(content).startswith(("conv/logistic against deep/centroid", "conv/ridge against deep/centroid"))
     store_both(tmp_path / "few", names=(BASE, TIM), datasets=("birds",))
     found = main_finding(write_page(tmp_path / "few", tmp_path / "b.html", baseline=BASE))
-    assert found.startswith("conv/tim (transductive) against conv/centroid on ")
+    assert found.startswith("conv/tim (transductive) against deep/centroid on ")
     assert ACROSS in found
     assert ACROSS in main_finding(write_page(tmp_path / "few", tmp_path / "c.html", baseline=None))
 

@@ -21,7 +21,7 @@ from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.engine.engine import LocalEngine
 from fewshot_bench.episodes import draw, whole_protocol
 from fewshot_bench.errors import EpisodeError, StudyError
-from fewshot_bench.evaluation import evaluate
+from fewshot_bench.evaluation.evaluate import evaluate
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import SILENT
 from fewshot_bench.registry import Entry

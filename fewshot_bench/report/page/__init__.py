@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
@@ -22,11 +24,13 @@ from fewshot_bench._io.versions import __version__
 from fewshot_bench.arguments import checked_arguments
 from fewshot_bench.outcomes import Cell, OutcomeStore, marked
 from fewshot_bench.report.content import PageContent, ProtocolResults, gather, rows_by_protocol
-from fewshot_bench.report.findings import answer_lines, answers, main_finding
+from fewshot_bench.report.findings import answer_lines, answers, main_finding, short_finding
+from fewshot_bench.report.labels import Labels, labelled, read_labels
 from fewshot_bench.report.leaderboard import current_leaderboard
 from fewshot_bench.report.leaderboard_rows import MEASURED, ONE_TRAINING
 from fewshot_bench.report.page.embeddings import ANCHOR, EmbeddingSection, embedding_section
 from fewshot_bench.report.page.leaderboard_table import TABLE_ID, leaderboard_table
+from fewshot_bench.report.shots import shots_figures
 from fewshot_bench.report.verdicts import correction_words, count_text
 from fewshot_bench.statistics import Correction
 
@@ -47,6 +51,7 @@ def write_page(
     title: str = TITLE,
     frame: pd.DataFrame | None = None,
     store: OutcomeStore | None = None,
+    labels: Location | None = None,
 ) -> PageContent:
     """Write everything that a results folder holds as one HTML file, all or nothing.
 
@@ -60,6 +65,7 @@ def write_page(
         title: the page's heading.
         frame: the current leaderboard, where it has been computed already.
         store: of these results, where it has been read already.
+        labels: a file with what methods are called, see `read_labels`.
 
     Returns:
         What the page shows, for instance to draw it for a paper.
@@ -67,7 +73,7 @@ def write_page(
     Raises:
         OutcomeError: nothing is stored, or something is damaged.
         UnknownNameError: no method has the baseline's name.
-        ComparisonError: the baseline's name fits several methods.
+        ComparisonError: the baseline's name fits several methods, or the labels do not fit.
     """
     results, path = location_of(results), location_of(path)
     store = store or OutcomeStore(results / "outcomes")
@@ -75,7 +81,8 @@ def write_page(
         title = WHOLE_TITLE
     if frame is None:
         frame = current_leaderboard(store, results / "leaderboard.csv", baseline, correct=correct)
-    content = gather(store, frame, results)
+    chosen = Labels() if labels is None else read_labels(labels)
+    content = gather(store, frame if labels is None else labelled(frame, chosen, where=labels), results)
     write_atomically(path, page_html(content, title).encode())
     return content
 
@@ -90,6 +97,7 @@ class Section:
         caption: how to read it; `{correction}` stands for how p values are corrected.
         draw: makes the figure of a protocol, for a section that changes with the chosen protocol.
         figures: by the ids of their places, for a section that belongs to no single protocol.
+        sentences: above these figures, by the same ids.
     """
 
     anchor: str
@@ -97,6 +105,7 @@ class Section:
     caption: str
     draw: Callable[[ProtocolResults], plotly.PlotlyFigure] | None = None
     figures: Mapping[str, plotly.PlotlyFigure] | None = None
+    sentences: Mapping[str, str] = field(default_factory=dict)
 
 
 SECTIONS = (
@@ -137,6 +146,20 @@ SECTIONS = (
         lambda protocol: plotly.classes_plot(figures.classes(protocol)),
     ),
     Section(
+        "confused",
+        "Which classes are confused?",
+        "The pairs that the best method takes for each other most often, counted in episodes that hold both classes. "
+        "Pairs that met in fewer than ten are left out. Where there are both kinds, the best inductive method.",
+        lambda protocol: plotly.confused_plot(figures.confused_pairs(protocol)),
+    ),
+    Section(
+        "confusion",
+        "Confusion matrix",
+        "The share of the queries of the row's class, in episodes that hold both, that the same method takes for the "
+        "column's class. Classes that are confused with each other stand together; an empty cell: the two never met.",
+        lambda protocol: plotly.confusion_plot(figures.confusion_matrix(protocol)),
+    ),
+    Section(
         "cost",
         "Accuracy and cost",
         "Mean accuracy, with its 95% task interval for up to 100 methods, against the time that one episode takes, and "
@@ -148,6 +171,10 @@ SECTIONS = (
 _SWEEPS = (
     "Accuracy on the validation split for each setting that was tried, with 95% intervals; the ring is the chosen "
     "one. The best of many settings looks better than it is: that is what the novel split is for."
+)
+_SHOTS = (
+    "How many labelled images per class does it take? Lines join the numbers that were measured; nothing is "
+    "extrapolated. Thick intervals: 95% over episodes; thin ones, where they are known, over classes and images too."
 )
 _RANKS = (
     "The mean rank of each method over the datasets, 1 for the best. Two methods differ (Nemenyi, 5%) where their "
@@ -172,19 +199,19 @@ def page_html(content: PageContent, title: str) -> str:
         loader=PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     frame, fixed = content.frame, _fixed_sections(content)
+    tasks = {protocol.rows["protocol_fingerprint"].iloc[0]: protocol.name for protocol in content.protocols}
     embeddings = embedding_section(content.embedding_cards, content.embedding_pairs)
     plots = [
         {f"{section.anchor}-plot": section.draw(protocol) for section in SECTIONS if section.draw is not None}
         for protocol in content.protocols
     ]
-    table = leaderboard_table(frame, list(rows_by_protocol(frame).values()))
-    tasks = {protocol.rows["protocol_fingerprint"].iloc[0]: protocol.name for protocol in content.protocols}
+    table = leaderboard_table(frame, list(rows_by_protocol(frame).values()), tasks)
     scripts = [
-        Script(table.library),
-        Script(get_plotlyjs(), "text/plain", "plotly"),  # draw.js starts it when a figure comes near
+        Script(table.library, "application/gzip", "datatables"),
+        Script(get_plotlyjs(), "application/gzip", "plotly"),
         Script(_figures_json(plots, fixed, embeddings), "application/json", "figures"),
         Script(_own("draw.js")),
-        Script(table.script, "module"),
+        Script(f"await tableLibrary;\n{table.script}", "module"),
     ]
     shown = [*(SECTIONS if content.protocols else ()), *fixed]
     by_task = groupby(answers(frame), key=lambda answer: answer.protocol)
@@ -193,7 +220,9 @@ def page_html(content: PageContent, title: str) -> str:
         version=__version__,
         policy=_policy(scripts),
         style=_own("style.css"),
-        finding=main_finding(content),
+        finding=short_finding(content),
+        evidence=main_finding(content),
+        shared_start=content.shared_start,
         answers=[answer_lines(list(same)) for _, same in by_task],
         facts=_facts(content),
         sections=[
@@ -227,7 +256,11 @@ def _fixed_sections(content: PageContent) -> list[Section]:
         f"sweep-{n}": plotly.sweep_plot(figures.sweep(sweep.frame, sweep.name))
         for n, sweep in enumerate(content.sweeps)
     }
+    by_shots = {f"shots-{n}": figure for n, figure in enumerate(shots_figures(content.frame))}
+    shots = {place: plotly.shots_plot(figure) for place, figure in by_shots.items()}
+    grown = {place: figure.sentence for place, figure in by_shots.items()}
     sections = (
+        Section("shots", "Accuracy against shots", _SHOTS, figures=shots, sentences=grown),
         Section("ranks", "Ranks over datasets", _RANKS, figures=ranks),
         Section("sweeps", "Sweeps", _SWEEPS, figures=curves),
     )
@@ -239,8 +272,8 @@ class Script:
     """A script of the page.
 
     Attributes:
-        text: between its tags.
-        kind: its type; empty for a classic script.
+        text: what runs, or is read.
+        kind: its type; empty for a classic script. "application/gzip" is a library that draw.js unpacks and starts.
         name: its id, if it needs one.
     """
 
@@ -249,9 +282,20 @@ class Script:
     name: str = ""
 
     @property
+    def content(self) -> str:
+        """What stands between its tags."""
+        return _packed(self.text) if self.kind == "application/gzip" else self.text
+
+    @property
     def digest(self) -> str:
         """By which the page's policy knows it."""
         return f"'sha256-{base64.b64encode(hashlib.sha256(self.text.encode()).digest()).decode()}'"
+
+
+@cache
+def _packed(library: str) -> str:
+    """A library as base64 of gzip: two fifths of its size."""
+    return base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()
 
 
 def _policy(scripts: Sequence[Script]) -> str:

@@ -1,20 +1,28 @@
-// Draws the figures of the chosen protocol, each when it first comes near the window, and starts Plotly for the first one:
-// drawing all at once would delay the table. A native list chooses, because Plotly's own menu cannot be reached by
-// keyboard.
+// Unpacks the libraries, and starts DataTables at once and Plotly for the first figure. Draws the figures of the chosen
+// protocol, each when it first comes near the window: drawing all at once would delay the table. A native list chooses,
+// because Plotly's own menu cannot be reached by keyboard.
+const unpacked = async (id) => {
+  const letters = atob(document.getElementById(id).textContent);
+  const bytes = new Uint8Array(letters.length);
+  for (let place = 0; place < letters.length; place++) bytes[place] = letters.charCodeAt(place);
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+};
+const run = (library) => {
+  const script = document.createElement("script");
+  script.text = library; // the page's policy has its digest
+  document.head.append(script);
+};
+const tableLibrary = unpacked("datatables").then(run); // the script of the table waits for it
+let plotly;
+const plotlyIsUnpacked = tableLibrary.then(() => unpacked("plotly")).then((library) => { plotly = library; });
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const list = document.getElementById("protocol");
 const waiting = new Map();
-const start = () => {
-  if ("Plotly" in window) return;
-  const script = document.createElement("script");
-  script.text = document.getElementById("plotly").textContent; // the page's policy has its digest
-  document.head.append(script);
-};
 const draw = (place) => {
   const { data, layout } = waiting.get(place);
   waiting.delete(place);
   near.unobserve(place);
-  start();
+  if (!("Plotly" in window)) run(plotly);
   Plotly.react(place, data, layout, figures.config);
   if (place.id.endsWith("-layout") && !place.dataset.listens) {
     place.dataset.listens = "yes";
@@ -36,8 +44,11 @@ const thumbnail = (id, point) => {
   picture.style.backgroundPosition = `${-size * (tile % sheet.columns)}px ${-size * Math.floor(tile / sheet.columns)}px`;
 };
 const near = new IntersectionObserver(
-  (entries) => entries.filter(({ isIntersecting, target }) => isIntersecting && waiting.has(target))
-    .forEach(({ target }) => draw(target)),
+  async (entries) => {
+    await plotlyIsUnpacked;
+    entries.filter(({ isIntersecting, target }) => isIntersecting && waiting.has(target))
+      .forEach(({ target }) => draw(target));
+  },
   { rootMargin: "50%" },
 );
 const show = (shown) => Object.entries(shown).forEach(([id, figure]) => {
@@ -64,4 +75,4 @@ const openCard = () => {
 };
 addEventListener("hashchange", openCard);
 openCard();
-addEventListener("beforeprint", () => [...waiting.keys()].forEach(draw));
+addEventListener("beforeprint", () => plotly && [...waiting.keys()].forEach(draw));

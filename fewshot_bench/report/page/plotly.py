@@ -20,7 +20,9 @@ from fewshot_bench.report.figures import (
     SweepFigure,
     Symbol,
 )
+from fewshot_bench.report.shots import ShotCurve, ShotsFigure
 
+_APART = 0.006  # of the axis: curves stand beside each other, so that their intervals can be told apart
 PlotlyFigure = dict[str, Any]
 
 MOST_ROWS = 30
@@ -139,7 +141,7 @@ def _rows_plot(
         "mode": "text",
         "x": [0] * count,
         "y": [row - _NAME_ABOVE for row in range(count)],
-        "text": [_escaped(label) for label in figure.labels],
+        "text": [_name(row) for row in figure.rows],
         "textposition": "top right",
         "textfont": {"size": 12},
         "xaxis": "x2",
@@ -160,6 +162,101 @@ def _rows_plot(
         margin={"l": 8, "r": 12, "t": margins[0], "b": margins[1]},
         **layout,
     )
+
+
+def confused_plot(figure: RowsFigure) -> PlotlyFigure:
+    """A bar for each pair of classes."""
+    if figure.why_empty:
+        return _empty(figure)
+    rows = figure.rows
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        **_places(rows, range(len(rows)), 2),
+        "width": 0.3,
+        "marker": {"color": _BLUE},
+        "hovertext": _hover_texts(rows),
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+    return _rows_plot(figure, [trace], 106, (46, 62))
+
+
+def confusion_plot(figure: MatrixFigure) -> PlotlyFigure:
+    """The row's class taken for the column's: the darker, the more often."""
+    if figure.why_empty:
+        return _empty(figure)
+    count = len(figure.labels)
+    places = list(range(1, count + 1))
+    trace = {
+        "type": "heatmap",
+        "x": places,
+        "y": places,
+        "z": [_rounded(row, 1) for row in figure.values],
+        "zmin": 0,
+        "zmax": figure.limit,
+        "colorscale": [[0, "rgba(43,127,192,0.03)"], [1, "rgba(43,127,192,1)"]],
+        "colorbar": {**_COLOUR_BAR, "title": {"text": "%", "side": "bottom"}},
+        "customdata": [[_escaped(text) for text in row] for row in figure.details],
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
+    }
+    names = {"tickvals": places, "ticktext": [_escaped(label) for label in figure.labels], "tickfont": {"size": 10}}
+    columns = {"tickvals": [1, *range(5, count + 1, 5)], "side": "top", "range": [0.5, count + 0.5]}
+    bare = {"showgrid": False, "ticks": ""}
+    return _plot(
+        figure,
+        [trace],
+        max(20 * count, 160) + 150,
+        {**columns, **bare},
+        {**names, "automargin": True, "range": [count + 0.5, 0.5], **bare},
+        margin={"l": 8, "r": 8, "t": 66, "b": 16},
+    )
+
+
+def shots_plot(figure: ShotsFigure) -> PlotlyFigure:
+    """A line per method: thick intervals over episodes, thin ones over classes and images, beside each other."""
+    traces: list[dict[str, Any]] = []
+    middle, apart = (len(figure.curves) - 1) / 2, (figure.ticks[-1] / figure.ticks[0]) ** _APART
+    for number, curve in enumerate(figure.curves):
+        colour, label = _SERIES[number % len(_SERIES)], _escaped(curve.label)
+        x = _rounded((shot * apart ** (number - middle) for shot in curve.shots), 4)
+        common = {"type": "scatter", "x": x, "y": _rounded(curve.means)}
+        bars = {"type": "data", "color": colour, "width": 0}
+        wide = {**bars, "array": _rounded(0.0 if w != w else w for w in curve.data_half_widths), "thickness": 1}
+        traces.append({**common, "mode": "markers", "error_y": wide, "marker": {"size": 1, "color": colour}, **_SILENT})
+        traces.append(
+            {
+                **common,
+                "mode": "lines+markers",
+                "name": f"<b>{label}</b>" if curve.is_own else label,
+                "error_y": {**bars, "array": _rounded(curve.half_widths), "thickness": 3},
+                "line": {"color": colour, "width": 2.6 if curve.is_own else 1.6},
+                "marker": {"color": colour, "symbol": _MARKERS[number % len(_MARKERS)], "size": 7},
+                "text": [_shot_text(curve, place) for place in range(len(curve.shots))],
+                **_HOVER,
+            }
+        )
+    ticks = {"tickvals": figure.ticks, "ticktext": list(map(str, figure.ticks))}
+    return _plot(
+        figure,
+        traces,
+        480 + 18 * len(figure.curves),
+        {"type": "log", **ticks},
+        {"title": {"text": "accuracy, %"}},
+        showlegend=True,
+        margin={"l": 52, "r": 12, "t": 46 if figure.note else 34, "b": 44},
+        legend={"orientation": "h", "x": 0, "y": -0.14, "yanchor": "top", "itemclick": False},
+    )
+
+
+def _shot_text(curve: ShotCurve, place: int) -> str:
+    """What a point says when it is pointed at."""
+    half_width, data = curve.half_widths[place], curve.data_half_widths[place]
+    beyond = f", ± {data:.2f} over classes and images" if data == data else ""
+    numbers = f"{curve.means[place]:.2f}% ± {half_width:.2f} over episodes{beyond}"
+    return f"<b>{_escaped(curve.name)}</b><br>{curve.shots[place]} per class: {numbers}"
 
 
 def classes_plot(figure: RowsFigure) -> PlotlyFigure:
@@ -434,6 +531,11 @@ def _ends(rows: Sequence[FigureRow], ends: Sequence[tuple[float, float]], **styl
 def _hover_texts(rows: Sequence[FigureRow]) -> list[str]:
     """What rows say when they are pointed at, the name in bold."""
     return ["<br>".join((f"<b>{_escaped(row.details[0])}</b>", *map(_escaped, row.details[1:]))) for row in rows]
+
+
+def _name(row: FigureRow) -> str:
+    """The label of a row, bold if it is the author's own."""
+    return f"<b>{_escaped(row.label)}</b>" if row.is_own else _escaped(row.label)
 
 
 def _lines(texts: Iterable[str]) -> str:
