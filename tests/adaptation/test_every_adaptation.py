@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from adaptations_to_test import ADAPTATIONS, INDUCTIVE, TRANSDUCTIVE
-from clustered_embeddings import as_wanted, clustered_split, drawn_episodes, support_and_query
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.adaptation import EmbeddedSplit
 from fewshot_bench.engine.classify import classify
+from fewshot_bench.testing.clusters import as_wanted, clustered_split, drawn_episodes, support_and_query
 
 SPLIT = clustered_split(views=2)
 
