@@ -156,19 +156,13 @@ def _memory(adaptation: EmbeddingAdaptation) -> None:
         )
 
 
-_SIZES = ((2, 1, 1, 2), (5, 1, 1, 40), (2, 20, 3, 2), (3, 2, 4, 600))
-"""Way, shot, queries per class and embedding size."""
+_SIZES = ((3, 2, 1, 1, 2), (1, 5, 1, 1, 40), (3, 2, 20, 3, 2), (2, 3, 2, 4, 600))
+"""Episodes, way, shot, queries per class and embedding size."""
 
 
 def _shapes(adaptation: EmbeddingAdaptation) -> None:
-    for way, shot, query, size in _SIZES:
-        parts = _drawn(shot, way, query, count=3)
-        scores = _scores(adaptation, *parts, _embedded(adaptation, size))
-        if scores.shape != (3, way * query, way):
-            raise ConformanceError(
-                f"scores have the shape {list(scores.shape)} for {way}-way {shot}-shot episodes with {way * query} "
-                f"queries; [E, M, N] = {[3, way * query, way]} is expected."
-            )
+    for count, way, shot, query, size in _SIZES:
+        _scores(adaptation, *_drawn(shot, way, query, count), _embedded(adaptation, size))  # shape and type are checked
 
 
 def _dtype(adaptation: EmbeddingAdaptation) -> None:
