@@ -117,7 +117,7 @@ def _views(*leading: int, images: int = 6, dtype: torch.dtype = torch.float32, s
 def _shapes(subject: _Subject) -> None:
     for leading in ((), (3,), (2, 3)):
         for reading in subject.readings:
-            subject(_views(*leading), reading)  # what it returns is checked
+            subject(_views(*leading).with_gradients(), reading)  # what it returns is checked
     shared = _views(3)
     own = replace(shared, labels=shared.labels.expand(3, -1), images=shared.images.expand(3, -1))
     expect(

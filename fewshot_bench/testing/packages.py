@@ -75,7 +75,7 @@ def _check(kind: str, name: str, taken: Iterable[str]) -> None:
     if iskeyword(module) or module == "tests":
         raise StudyError(f"'{name}' means something in Python packages already. Use another, such as my-{name}.")
     if name in taken:
-        raise StudyError(f"there is already a {kind} called {name}. Use another name, such as my-{name}.")
+        raise StudyError(f"the {kind} {name} exists already. Use another name, such as my-{name}.")
     if module in sys.stdlib_module_names or find_spec(module) is not None:
         raise StudyError(f"there is already a Python package called {module}. Use another name, such as my-{name}.")
     code = Template(_text(f"{kind}.py")).safe_substitute(dict.fromkeys(names, ""))
