@@ -68,7 +68,7 @@ def test_a_name_that_cannot_be_is_refused_with_the_reason(name: str, finding: st
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("kind", "name"), [("loss", "softplus"), ("backbone", "conv4_32"), ("dataset", "glyphs")])
+@pytest.mark.parametrize(("kind", "name"), [("loss", "normalize"), ("backbone", "conv4_32"), ("dataset", "glyphs")])
 def test_names_of_every_kind_are_known(kind: str, name: str, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=f"{name}"):
         write_package(kind, name, tmp_path, taken=taken_names(kind))
@@ -141,12 +141,15 @@ def ran(*command: str, folder: Path, **variables: str) -> str:
 
 @pytest.mark.slow
 def test_the_code_passes_ruff_and_mypy_strict(packages: Path) -> None:
-    for options in (["--isolated"], ["--config", str(ROOT / "pyproject.toml")]):
-        ran(sys.executable, "-m", "ruff", "check", *options, ".", folder=packages)
-    ran(sys.executable, "-m", "ruff", "format", "--isolated", "--check", ".", folder=packages)
+    config = str(ROOT / "pyproject.toml")
+    checks = (["--isolated"], ["--config", config], ["--isolated", "--select", "I"])
     for name in NAMES.values():
-        command = [sys.executable, "-m", "mypy", "--cache-dir", str(packages / "mypy"), "--strict", "."]
-        ran(*command, folder=packages / name, MYPYPATH=str(ROOT))
+        for tool in (*(["check", *options] for options in checks), ["format", "--check"]):
+            ran(sys.executable, "-m", "ruff", *tool, ".", folder=packages / name)
+    code = [f"{name}/{part}" for name in NAMES.values() for part in (name.replace("-", "_"), "tests")]
+    places = os.pathsep.join(map(str, (ROOT, *(packages / name for name in NAMES.values()))))
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(packages / "mypy"), "--strict", *code]
+    ran(*command, folder=packages, MYPYPATH=places)
 
 
 @pytest.mark.slow
