@@ -135,9 +135,8 @@ def test_a_loss_that_takes_too_little_is_told_what_it_is_given() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOSS_PROPERTIES)
-@pytest.mark.parametrize("loss", ["ce", "ce+schane", "ce+supcon", "ce+simclr", as_loss(ce)], ids=str)
-def test_every_loss_has_the_property(loss: Any, name: str) -> None:
-    check_loss(loss, name)
+def test_a_function_that_has_all_properties_passes(name: str) -> None:
+    check_loss(as_loss(ce), name)
 
 
 def test_what_is_no_loss_and_what_has_no_name_is_refused() -> None:
