@@ -41,7 +41,7 @@ def check_adaptation(adaptation: EmbeddingAdaptation | type | Function | str, *p
 
     Args:
         adaptation: an instance, a class (checked at its defaults), a registered name, or a function from embeddings of
-            the support sets [E, N, K, D] and of the queries [E, M, D] to scores [E, M, N].
+            the support sets [E, N, K, D] and of the queries [E, M, D] to scores [E, M, N], which counts as inductive.
         properties: some of `ADAPTATION_PROPERTIES`; none for all.
 
     Raises:
@@ -52,7 +52,8 @@ def check_adaptation(adaptation: EmbeddingAdaptation | type | Function | str, *p
     >>> check_adaptation(lambda support, query: -torch.cdist(query, support.mean(2)), "shapes")
     """
     made = _made(adaptation)
-    ADAPTATION_PROPERTIES.check(made.name, made, properties)
+    name = getattr(adaptation, "__name__", made.name) if isinstance(made, _OfFunction) else made.name
+    ADAPTATION_PROPERTIES.check(name, made, properties)
 
 
 @dataclass(frozen=True, kw_only=True)
