@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import toy_split
 
-from fewshot_bench.datasets import Dataset
+from fewshot_bench.datasets import DATASETS, Dataset, is_available
 from fewshot_bench.datasets.dataset import split_fingerprint
 from fewshot_bench.testing import DATASET_PROPERTIES, ConformanceError, check_dataset
 
@@ -86,6 +86,14 @@ def test_a_dataset_for_classification_shares_its_classes() -> None:
     split = good().novel
     shared = {name: replace(split, name=name) for name in ("train", "test")}
     check_dataset(Dataset("toy", shared))  # type: ignore[arg-type]
+
+
+def test_a_dataset_that_code_opens_needs_no_import() -> None:
+    DATASETS.register("own-toy", "for this test")(good)
+    assert is_available("own-toy")
+    assert is_available("glyphs")
+    assert not is_available("cifar-fs")
+    assert not is_available("unknown")
 
 
 def test_what_is_no_dataset_is_refused() -> None:
