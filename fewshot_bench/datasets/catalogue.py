@@ -138,7 +138,7 @@ def may_be_shown(dataset: Dataset) -> bool:
 
 def is_available(name: str) -> bool:
     """Whether `open_dataset` would succeed without an import."""
-    return is_stored(name) or (name in DATASETS and name not in BENCHMARKS)
+    return is_stored(name) or (name in DATASETS and bool(DATASETS[name].facts.get("is_built_in")))
 
 
 @DATASETS.register(

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import toy_split
 
-from fewshot_bench.datasets import DATASETS, Dataset, is_available
+from fewshot_bench.cli.main import exit_code
+from fewshot_bench.datasets import DATASETS, Dataset
 from fewshot_bench.datasets.dataset import split_fingerprint
 from fewshot_bench.testing import DATASET_PROPERTIES, ConformanceError, check_dataset
 
@@ -88,12 +89,12 @@ def test_a_dataset_for_classification_shares_its_classes() -> None:
     check_dataset(Dataset("toy", shared))  # type: ignore[arg-type]
 
 
-def test_a_dataset_that_code_opens_needs_no_import() -> None:
+def test_a_dataset_that_code_opens_is_listed_as_ready(capsys: pytest.CaptureFixture[str]) -> None:
     DATASETS.register("own-toy", "for this test")(good)
-    assert is_available("own-toy")
-    assert is_available("glyphs")
-    assert not is_available("cifar-fs")
-    assert not is_available("unknown")
+    assert exit_code(["ls", "datasets", "own-toy"]) == 0
+    assert "[ready]" in capsys.readouterr().out
+    assert exit_code(["ls", "datasets", "cifar-fs"]) == 0
+    assert "[not imported" in capsys.readouterr().out
 
 
 def test_what_is_no_dataset_is_refused() -> None:
