@@ -55,6 +55,10 @@ class CodeNotTrustedError(FewshotBenchError):
         )
 
 
+class ConformanceError(FewshotBenchError, AssertionError):
+    """An adaptation, loss, backbone or dataset lacks a property that results rely on; see `fewshot_bench.testing`."""
+
+
 class DatasetError(FewshotBenchError):
     """A dataset is absent, incomplete, damaged, or its source cannot be read."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench import __version__
+from fewshot_bench.testing import KINDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,6 +49,8 @@ def test_the_wheel_holds_what_the_product_needs_at_run_time(wheel):
         "fewshot_bench/study/preset_files/schane-lambda.toml",
         "fewshot_bench/study/preset_files/schane-table1.toml",
         "fewshot_bench/training/recipes/rfs-conv4.toml",
+        *(f"fewshot_bench/testing/templates/{kind}{end}.txt" for kind in KINDS for end in (".py", "_test.py", ".md")),
+        "fewshot_bench/testing/templates/pyproject.toml.txt",
     } <= names
 
 

@@ -88,7 +88,7 @@ class EmbeddingAdaptation(Adaptation):
         Raises:
             StudyError: a hyper-parameter is not one of the words of its type, is not true or false, or is infinite.
         """
-        for name, words in _words_of(type(self)).items():
+        for name, words in words_of(type(self)).items():
             known = ", ".join(word for word in words if word is not None)
             self._expect(getattr(self, name) in words, name, f"one of {known}")
         tried = self.candidates
@@ -267,7 +267,7 @@ def _is_number(value: object) -> bool:
 
 
 @cache
-def _words_of(adaptation: type[EmbeddingAdaptation]) -> dict[str, tuple[Any, ...]]:
+def words_of(adaptation: type[EmbeddingAdaptation]) -> dict[str, tuple[Any, ...]]:
     """The values that each field of a Literal type may have, by its name."""
     try:
         hints = get_type_hints(adaptation)

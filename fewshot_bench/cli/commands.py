@@ -30,6 +30,7 @@ COMMANDS = {
     "audit": "Check whether stored results can be believed.",
     "reproduce": "Run a stored result again and compare every outcome.",
     "ls": "List datasets, backbones, adaptations, losses, checkpoints or studies.",
+    "new": "Begin a package with your own adaptation, loss, backbone or dataset.",
     "data": "Import, download, list and check datasets.",
     "cache": "List and remove what is kept to save time.",
     "outcomes": "Import accuracies from elsewhere; export all outcomes.",

@@ -112,8 +112,10 @@ def _state(kind: str, entry: Any) -> dict[str, Any]:
     """More facts: whether a dataset is imported, hyper-parameters of an adaptation, published numbers of a recipe."""
     if kind == "datasets":
         from fewshot_bench.datasets import is_available
+        from fewshot_bench.datasets.catalogue import BENCHMARKS
 
-        return {"state": "ready" if is_available(entry.name) else f"not imported: fewshot-bench data get {entry.name}"}
+        is_ready = is_available(entry.name) or entry.name not in BENCHMARKS  # code opens what is no benchmark
+        return {"state": "ready" if is_ready else f"not imported: fewshot-bench data get {entry.name}"}
     if kind == "recipes":
         from fewshot_bench.report.published import published_for_recipe
 

@@ -87,7 +87,11 @@ def known_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: 
 
 def _made_by_factory(name: str) -> Dataset:
     """A factory's dataset; raises UnknownNameError without factory, PluginError if it raised or made none."""
-    factory = DATASETS[name].factory
+    return checked_dataset(name, DATASETS[name].factory)
+
+
+def checked_dataset(name: str, factory: Callable[[], Dataset]) -> Dataset:
+    """The dataset that a factory makes; raises PluginError if it raised, or returned something else."""
     with plugin_errors(factory):
         made: object = factory()
     if not isinstance(made, Dataset):

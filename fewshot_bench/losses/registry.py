@@ -168,7 +168,11 @@ def loss_function(name: str) -> Loss:
     Raises:
         UnknownNameError: the loss is not known.
     """
-    loss = LOSSES[name].factory
+    return checked_loss(name, LOSSES[name].factory)
+
+
+def checked_loss(name: str, loss: Loss) -> Loss:
+    """A loss whose result is checked on every call, if it is a plug-in's; `name` is for messages."""
     if not is_plugin(loss):
         return loss
 

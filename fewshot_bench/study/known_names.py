@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fewshot_bench._io.locations import checkpoints_folder
-from fewshot_bench.datasets import check_name
+from fewshot_bench.datasets import DATASETS, check_name
+from fewshot_bench.datasets.store import stored_names
 from fewshot_bench.errors import CodeNotTrustedError, StudyError, UnknownNameError
 from fewshot_bench.registry import what_to_type
 from fewshot_bench.study.study import Study
@@ -156,6 +157,13 @@ def known_names(kind: Kind) -> list[str]:
     """The names that come with this package, and those of entry points, without loading them."""
     groups = GROUPS if kind == "adaptation" else ()
     return sorted({*OWN_NAMES[kind], *groups, *(point.name for point in entry_points(group=_GROUPS[kind]))})
+
+
+def taken_names(kind: str) -> list[str]:
+    """The names of a kind, or of datasets, without loading what they stand for; none for another kind."""
+    if kind == "dataset":
+        return sorted({*DATASETS.names(), *stored_names()})
+    return known_names(kind) if kind in OWN_NAMES else []
 
 
 @cache

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from torch import nn
 
 from fewshot_bench.adaptation import BaselinePlusPlus, Centroid, EmbeddedSplit
 from fewshot_bench.errors import StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 EPISODES = 2
 

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from easyfsl import methods as easyfsl
 
 from fewshot_bench.adaptation import BDCSPN, EmbeddedSplit, rectified_prototypes
 from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 
 def double_split(features="l2", **settings):

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from torch.nn.functional import cosine_similarity
 
 from fewshot_bench.adaptation import Centroid, nearest_centroid
 from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 # Two classes of two images, three queries, in the plane.
 SUPPORT = torch.tensor([[[[2.0, 0.0], [4.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]]])

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 
 from fewshot_bench.adaptation import (
     BDCSPN,
@@ -31,6 +30,7 @@ from fewshot_bench.adaptation.hyper_parameter_choice import (
 from fewshot_bench.engine.classify import chunk_size, classify
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 SPLIT = clustered_split(spread=2.5).with_features("l2")
 SETTINGS = {

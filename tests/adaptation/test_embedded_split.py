@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clustered_embeddings import clustered_split
 
 from fewshot_bench.adaptation import EmbeddedSplit
 from fewshot_bench.errors import EmbeddingError
+from fewshot_bench.testing.clusters import clustered_split
 
 ROWS = torch.tensor([[0, 3, 5], [1, 1, 2]])
 COLUMNS = torch.tensor([[4, 0], [2, 7]])

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from easyfsl.methods import TransductiveFinetuning
 from torch.nn.functional import cross_entropy, normalize
 
 from fewshot_bench.adaptation import EmbeddedSplit, Entropy
 from fewshot_bench.errors import StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 EPISODES = 4
 

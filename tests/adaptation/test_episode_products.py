@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from sklearn.neighbors import NearestNeighbors
 
 from fewshot_bench.adaptation import EmbeddedSplit
 from fewshot_bench.adaptation.transductive.episode_products import episode_grams, nearest_neighbours, squared_distances
 from fewshot_bench.errors import ShapeError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 
 def some_images(count=40, size=6, episodes=3, seed=0):

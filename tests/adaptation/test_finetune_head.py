@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from torch.nn.functional import cross_entropy, normalize
 
 from fewshot_bench.adaptation import EmbeddedSplit, FinetuneHead
 from fewshot_bench.errors import EmbeddingError, StudyError, UnknownNameError
 from fewshot_bench.losses import schane
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 EPISODES = 3
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 
 from fewshot_bench.adaptation import ILPC, EmbeddedSplit
 from fewshot_bench.adaptation.transductive.ilpc import cleanest, mean_training_losses, propagation
 from fewshot_bench.errors import StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 
 def positive_split(**settings) -> EmbeddedSplit:

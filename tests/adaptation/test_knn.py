@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from sklearn.neighbors import KNeighborsClassifier
 
 from fewshot_bench.adaptation import Centroid, KNearestNeighbours, votes_of_nearest
 from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 EPISODES = 10
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from sklearn.neighbors import NearestNeighbors
 from sklearn.semi_supervised import LabelSpreading
 
 from fewshot_bench.adaptation import EmbeddedSplit, LabelPropagation, propagated_labels
 from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 
 def double_split(features="l2", **settings):

@@ -6,13 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from easyfsl import methods as easyfsl
 from scipy.special import log_softmax
 from sklearn.neighbors import NearestNeighbors
 
 from fewshot_bench.adaptation import BDCSPN, EmbeddedSplit, LaplacianShot, laplacian_assignments, rectified_prototypes
 from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 
 def double_split(**settings):

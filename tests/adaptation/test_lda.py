@@ -3,12 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from clustered_embeddings import CLASSES, IMAGES, as_wanted, clustered_split, drawn_episodes, support_and_query
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from fewshot_bench.adaptation import LDA, Centroid, EmbeddedSplit, lda_in_span
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
 from fewshot_bench.evaluation.evaluate import evaluate
+from fewshot_bench.testing.clusters import (
+    CLASSES,
+    IMAGES,
+    as_wanted,
+    clustered_split,
+    drawn_episodes,
+    support_and_query,
+)
 
 EPISODES = 6
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 
 from fewshot_bench.adaptation import PTMAP, EmbeddedSplit, map_assignment
 from fewshot_bench.adaptation.transductive.episode_products import centered_products
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 CENTERINGS = ["separate", "joint", "none"]
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from sklearn.linear_model import Ridge as TheirRidge
 from sklearn.linear_model import RidgeClassifier
 
 from fewshot_bench.adaptation import EmbeddedSplit, Ridge, ridge_in_span
 from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 EPISODES = 6
 

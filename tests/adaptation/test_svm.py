@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from sklearn.svm import LinearSVC
 
 from fewshot_bench.adaptation import EmbeddedSplit, SupportVectorMachine, svm_in_span
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
+from fewshot_bench.testing.clusters import clustered_split, drawn_episodes, support_and_query
 
 EPISODES = 6
 

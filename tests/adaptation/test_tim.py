@@ -3,12 +3,12 @@ from __future__ import annotations
 import easyfsl.methods
 import pytest
 import torch
-from clustered_embeddings import IMAGES, clustered_split, drawn_episodes, support_and_query
 from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation import TIM, EmbeddedSplit, alternating_information_maximisation
 from fewshot_bench.adaptation.embedded_split import in_parts
 from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.testing.clusters import IMAGES, clustered_split, drawn_episodes, support_and_query
 
 EPISODES = 4
 TEMPERATURE = 15.0

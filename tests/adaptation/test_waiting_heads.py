@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from adaptations_to_test import ADAPTATIONS
-from clustered_embeddings import as_wanted, clustered_split, drawn_episodes, support_and_query
 from synchronisation import GPU, fake_gpu
 from synchronisation import _zero_gradients as zero_gradients
 from torch import Tensor
@@ -17,6 +16,7 @@ from waiting_operations import WaitingOperations
 from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation, FinetuneHead, logistic, svm
 from fewshot_bench.adaptation.embedded_split import steps_per_check
 from fewshot_bench.adaptation.transductive import ilpc, laplacian_shot
+from fewshot_bench.testing.clusters import as_wanted, clustered_split, drawn_episodes, support_and_query
 
 SPLIT = clustered_split(views=2)
 SUPPORT, QUERY = support_and_query(drawn_episodes(8, shot=2))

@@ -83,6 +83,14 @@ def test_a_list_of_studies_is_without_torch(tmp_path):
     assert answered(tmp_path, "study", "quickstart")[0] == 0
 
 
+def test_a_new_package_is_written_without_torch(tmp_path):
+    code, out, _ = answered(tmp_path, "new", "adaptation", "own-thing")
+    assert code == 0
+    assert "cd own-thing" in out
+    assert (tmp_path / "own-thing" / "pyproject.toml").is_file()
+    assert "the adaptation centroid exists already" in answered(tmp_path, "new", "adaptation", "centroid")[2]
+
+
 @pytest.mark.parametrize(
     ("typed", "told"),
     [

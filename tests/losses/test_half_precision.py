@@ -126,15 +126,14 @@ def test_anchors_without_positives_or_negatives_give_no_nan(
 @pytest.mark.slow
 @every_loss
 @every_reading
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_gradients_of_every_loss_agree_with_finite_differences(name: str, reading: str, smoothing: float) -> None:
+def test_gradients_with_smoothed_labels_agree_with_finite_differences(name: str, reading: str) -> None:
     generator = torch.Generator().manual_seed(1)
     logits, embeddings = (torch.randn(8, size, generator=generator, dtype=torch.float64) for size in (3, 4))
     labels, images = torch.tensor([0, 0, 1, 2]).repeat(2), torch.arange(4).repeat(2)
 
     def loss(logits: Tensor, embeddings: Tensor) -> Tensor:
         loss_of = LOSSES[name].factory
-        settings: Any = {"lambda_": 0.6, "tau": 0.3, "reading": reading, "label_smoothing": smoothing}
+        settings: Any = {"lambda_": 0.6, "tau": 0.3, "reading": reading, "label_smoothing": 0.1}
         return loss_of(logits, embeddings, labels, images, **settings)
 
     inputs = (logits.requires_grad_(), embeddings.requires_grad_(name != "ce"))

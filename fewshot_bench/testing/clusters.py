@@ -1,4 +1,4 @@
-"""Clustered embeddings and episodes of them."""
+"""Embeddings in clusters, one per class, and episodes of them: what adaptations are checked on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from fewshot_bench.episodes import Episodes, Protocol, sample_indices
 CLASSES, IMAGES = 8, 24
 
 
-def clustered_split(*, size: int = 40, norm: float = 30.0, spread: float = 1.5, views: int = 0, seed: int = 0):
-    """Embeddings of about this norm, one cluster per class; views lie close to their image."""
+def clustered_split(
+    *, size: int = 40, norm: float = 30.0, spread: float = 1.5, views: int = 0, seed: int = 0
+) -> EmbeddedSplit:
+    """Embeddings of about this norm, one cluster per class; views lie close to their image.
+
+    >>> clustered_split(size=3).embeddings.shape
+    torch.Size([192, 3])
+    """
     generator = np.random.default_rng(seed)
     centers = generator.normal(size=(CLASSES, 1, size))
     plain = (centers + spread * generator.normal(size=(CLASSES, IMAGES, size))).reshape(-1, size)
@@ -28,7 +34,9 @@ def clustered_split(*, size: int = 40, norm: float = 30.0, spread: float = 1.5, 
 
 def as_wanted(split: EmbeddedSplit, adaptation: EmbeddingAdaptation) -> EmbeddedSplit:
     """A clustered split as an adaptation wants it; itself stands for the base split."""
-    wanted = split.with_features(adaptation.features)
+    if adaptation.features == "power":  # of networks that end in a ReLU
+        split = replace(split, embeddings=split.embeddings.abs())
+    wanted = split.with_features(adaptation.features, split.embeddings[: split.images].mean(dim=0))
     if not adaptation.needs_base_covariance:
         return wanted
     return replace(wanted, base_covariance=wanted.covariance_within([IMAGES] * CLASSES))

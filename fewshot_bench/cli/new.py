@@ -1,0 +1,28 @@
+"""`fewshot-bench new`: begin a package with code of your own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def new(
+    kind: Annotated[str, typer.Argument(help="adaptation, loss, backbone or dataset.")],
+    name: Annotated[str, typer.Argument(help="Its name in commands, such as my-method.")],
+    into: Annotated[
+        Path, typer.Option("--into", metavar="FOLDER", help="Where to make its folder. Default: the current folder.")
+    ] = Path(),
+) -> None:
+    """Write a small package with your own adaptation, loss, backbone or dataset: code, test and entry point.
+
+    How to go on: docs/own-code.md
+    """
+    from fewshot_bench.study.known_names import taken_names
+    from fewshot_bench.testing import write_package
+
+    folder = write_package(kind, name, into, taken=taken_names(kind))
+    typer.echo(f"wrote the {kind} {name} into {folder}. Next:\n\n    cd {folder}")
+    commands = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    typer.echo("\n".join(line for line in commands if line.startswith("    ")))
