@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fewshot_bench.evaluation.evaluation import Evaluation as Evaluation
     from fewshot_bench.evaluation.predictions import Predictions as Predictions
 
-# Functions named like their module, such as fit and evaluate, are imported from it: the package's attribute is the module.
+# `fit` and `evaluate` are imported from their modules: an attribute of that name here is the module.
 _HOMES = {"Classifier": "classifier", "Evaluation": "evaluation", "Predictions": "predictions"}
 __all__ = sorted(_HOMES)
 

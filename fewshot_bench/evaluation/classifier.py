@@ -40,7 +40,7 @@ from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.datasets.bit_depth import ValueRange
 from fewshot_bench.datasets.images import Preprocessing as ImagePreprocessing
-from fewshot_bench.engine.engine import chosen_device
+from fewshot_bench.devices import chosen_device
 from fewshot_bench.errors import ClassifierError, FewshotBenchError, OutcomeError, WeightsError
 from fewshot_bench.evaluation.classifier_card import (
     CARD_FILE,

@@ -29,7 +29,8 @@ from fewshot_bench.backbones.backbone import BackboneRequest
 from fewshot_bench.code_identity import code_of
 from fewshot_bench.datasets import Dataset, ImageSplit, open_dataset
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.engine.engine import LocalEngine, chosen_device
+from fewshot_bench.devices import chosen_device
+from fewshot_bench.engine.engine import LocalEngine
 from fewshot_bench.errors import ClassifierError, DatasetError, StudyError
 from fewshot_bench.evaluation.classifier import Classifier, backbone_record, head_digest
 from fewshot_bench.evaluation.classifier_card import ClassifierCard, HeadRecord, ImageRecord, MeasuredAccuracy

@@ -21,7 +21,11 @@ ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Any]
 """From support embeddings [E, N, K, D] and query embeddings [E, M, D] to scores [E, M, N], higher is closer."""
 
 
-def adaptation_of(function: ScoreFunction) -> EmbeddingAdaptation:
+class FunctionAdaptation(EmbeddingAdaptation):
+    """The base of adaptations that call a plain function; they have no settings."""
+
+
+def adaptation_of(function: ScoreFunction) -> FunctionAdaptation:
     """An adaptation that calls a function with the embeddings as they are, and takes its scores, tensor or array."""
 
     def scores(self: EmbeddingAdaptation, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Any:
@@ -33,9 +37,9 @@ def adaptation_of(function: ScoreFunction) -> EmbeddingAdaptation:
         "__module__": getattr(function, "__module__", None) or type(function).__module__,
         "scores": functools.wraps(function)(scores),  # errors then name the function's file and line
     }
-    kind: Any = type(EmbeddingAdaptation)  # of classes with abstract methods
-    made = kind(name_of(function), (EmbeddingAdaptation,), attributes)
-    return cast(EmbeddingAdaptation, made(features="raw"))
+    kind: Any = type(FunctionAdaptation)  # of classes with abstract methods
+    made = kind(name_of(function), (FunctionAdaptation,), attributes)
+    return cast(FunctionAdaptation, made(features="raw"))
 
 
 def name_of(function: object) -> str:

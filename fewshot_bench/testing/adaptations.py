@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from fewshot_bench.adaptation.checked_predictions import check_adaptation as che
 from fewshot_bench.adaptation.checked_predictions import checked_scores
 from fewshot_bench.engine.classify import classify
 from fewshot_bench.errors import ConformanceError, FewshotBenchError
+from fewshot_bench.evaluation.functions import FunctionAdaptation, adaptation_of
 from fewshot_bench.plugins import described
 from fewshot_bench.testing.clusters import (
     as_wanted,
@@ -52,20 +53,7 @@ def check_adaptation(adaptation: EmbeddingAdaptation | type | Function | str, *p
     >>> check_adaptation(lambda support, query: -torch.cdist(query, support.mean(2)), "shapes")
     """
     made = _made(adaptation)
-    name = getattr(adaptation, "__name__", made.name) if isinstance(made, _OfFunction) else made.name
-    ADAPTATION_PROPERTIES.check(name, made, properties)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OfFunction(EmbeddingAdaptation):
-    """A function of embeddings as an adaptation."""
-
-    name: ClassVar[str] = "the function"
-    function: Function
-
-    def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
-        """See `EmbeddingAdaptation`."""
-        return self.function(split.rows(support), split.rows(query))
+    ADAPTATION_PROPERTIES.check(made.name, made, properties)
 
 
 def _made(adaptation: EmbeddingAdaptation | type | Function | str) -> EmbeddingAdaptation:
@@ -77,7 +65,7 @@ def _made(adaptation: EmbeddingAdaptation | type | Function | str) -> EmbeddingA
         check_fields(made.__name__, made)
         made = made()
     elif not isinstance(made, EmbeddingAdaptation) and callable(made):
-        return _OfFunction(function=made)
+        return adaptation_of(made)
     if not isinstance(made, EmbeddingAdaptation):
         raise ConformanceError(
             f"{described(made)} is not an EmbeddingAdaptation. Pass an instance, its class, its registered name, or a "
@@ -114,7 +102,7 @@ def _changed(found: Tensor, expected: Tensor) -> str:
 
 
 def _settings(adaptation: EmbeddingAdaptation) -> None:
-    if isinstance(adaptation, _OfFunction):
+    if isinstance(adaptation, FunctionAdaptation):
         return
     check_fields(type(adaptation).__name__, type(adaptation))
     check_declarations(adaptation, type(adaptation).__name__)
