@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,7 +83,12 @@ def run(
     fresh, shard, dry_run = options["fresh"], options["shard"], options["dry_run"]
     setting = None if options["setting"] is None else Path(options["setting"])
     machine = _other_machine(options)
-    plan = planned_study(context, study, setting, trusts_code=trust_code)
+
+    def announce(lines: Sequence[str]) -> None:
+        for line in [] if dry_run else lines:
+            typer.echo(printable(line), err=True)
+
+    plan = planned_study(context, study, setting, announce=announce, trusts_code=trust_code)
     from fewshot_bench.study import free_folder, new_results_folder  # after the names have been checked
 
     if fresh and shard is not None:
