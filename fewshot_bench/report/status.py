@@ -31,7 +31,7 @@ from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.outcomes.manifest import read_manifest
 from fewshot_bench.outcomes.study_log import DID_ITS_PART, PlannedCell, RecordedStudy, recorded_studies
 from fewshot_bench.report.names import marked_names, short_name
-from fewshot_bench.units import rate_text
+from fewshot_bench.units import duration_text, rate_text
 
 _RATE_WINDOW, _SHORTEST_RATE = 60.0, 2.0  # seconds that a rate is measured over, at most and at least
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -332,18 +332,6 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
     return Group(*parts, Text(), *(Text(printable(line)) for line in lines))
 
 
-def duration(seconds: float) -> str:
-    """A time in its two largest units: "45 s", "12 min", "3 h 20", "2 d 4 h"."""
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d}" if hours < 48 else f"{hours // 24:,} d {hours % 24} h"
-
-
 def _row(label: str, style: str, texts: Sequence[str], width: int) -> Text:
     """A line of the table: its label, as far as the numbers leave room, and a text for every column."""
     numbers = "".join(f" {text:>{columns}}" for text, columns in zip(texts, _COLUMNS.values(), strict=True))
@@ -428,4 +416,4 @@ def _or_nothing(count: int) -> str:
 
 
 def _time_left(left: int, seconds: float | None) -> str:
-    return "" if not left else "?" if seconds is None else duration(seconds)
+    return "" if not left else "?" if seconds is None else duration_text(seconds)
