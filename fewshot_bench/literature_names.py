@@ -105,7 +105,7 @@ _BACKBONES = {
     "clip openclip clip-vit": (
         "CLIP's image encoder: --backbone timm:vit_base_patch16_clip_224.openai (its text encoder is not used)"
     ),
-    "siglip": "SigLIP's image encoder: --backbone timm:vit_base_patch16_siglip_224.webli (its text encoder is not used)",
+    "siglip": "SigLIP's image encoder: --backbone timm:vit_base_patch16_siglip_224.webli",
     "dino": "DINO's network: --backbone timm:vit_small_patch16_224.dino",
     "dinov2 dino-v2": "DINOv2's network: --backbone timm:vit_small_patch14_dinov2.lvd142m",
     "dinov3 dino-v3": "DINOv3's network: --backbone timm:vit_small_patch16_dinov3.lvd1689m",
@@ -129,7 +129,7 @@ _DATASETS = {
     "imagenet ilsvrc ilsvrc2012 imagenet2012": (
         "It is called imagenet-1k, for classification; its few-shot benchmarks are mini-imagenet and tiered-imagenet"
     ),
-    "cifar few-shot-cifar": "The few-shot benchmarks of CIFAR-100 are cifar-fs and fc100; for classification: cifar-100",
+    "cifar few-shot-cifar": "CIFAR-100's few-shot benchmarks are cifar-fs and fc100; for classification: cifar-100",
     "few-shot-cifar100 fewshot-cifar-100": "It is called fc100",
     "cub cub-200 birds caltech-birds": "It is called cub-200-2011",
     "flowers oxford-flowers vgg-flower vgg-flowers": "It is called flowers-102",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from typing import Annotated, Any
 
 import typer
 
 from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.errors import UnknownNameError
 
 _KINDS = {
@@ -37,7 +37,7 @@ def ls(
     entries = known if name is None else [_named(kind, known, name)]
     rows = [{"name": entry.name, "summary": entry.summary, **entry.facts, **_state(kind, entry)} for entry in entries]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     if not rows:
         typer.echo("There are no checkpoints yet. See: fewshot-bench train --help")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.cli.study_options import ProbeOption, field_option, planned_study, takes_fields, typed_arguments
 from fewshot_bench.study.study import NamedHyperParameters, Options, Study, option
 from fewshot_bench.units import bytes_text
@@ -163,7 +163,7 @@ def _show_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:
     """Say that a shard is done, and others are not."""
     if as_json:
         failed = sum(count for _, count, _ in result.failures)
-        typer.echo(json.dumps({"shard": shard, "missing": result.missing, "failed": failed}))
+        print_json({"shard": shard, "missing": result.missing, "failed": failed})
         return
     typer.echo(f"shard {shard}: its episodes are stored; {result.missing:,} of other shards are not.")
     typer.echo("next         the other shards; then the same command without --shard for the table")
@@ -270,7 +270,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 def show_estimates(estimates: Estimates, as_json: bool) -> None:
     """Print the estimates of a plan, as tables or as JSON."""
     if as_json:
-        typer.echo(json.dumps(estimates.as_dict(), indent=1))
+        print_json(estimates.as_dict())
         return
     _show_cells(estimates)
     _show_work(estimates)

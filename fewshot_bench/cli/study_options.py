@@ -316,6 +316,7 @@ def _plan_of_file(
 
     beside = _options_beside_a_file(context, study)
     overrides = [Override.from_text(*assignment(text)) for text in context.params["set_"] or []]
+
     def announce_file(file: StudyFile) -> None:
         announce(announced_file(file, study, is_fresh=context.params["fresh"]))
 

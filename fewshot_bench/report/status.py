@@ -318,13 +318,13 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
         width: columns of the terminal.
         height: its lines, if only so many may be used: idle cells are left out first.
     """
-    width = min(_WIDEST, max(_NARROWEST, width))
+    room, width = max(_NARROWEST, width), min(_WIDEST, max(_NARROWEST, width))
     shown = _fitting(state.cells, height)
     rule = Text("-" * width, "dim")
     parts: list[RenderableType] = [_row("", "", list(_COLUMNS), width), rule]
     for (method, is_transductive), cells in groupby(shown, key=lambda cell: (cell.method, cell.is_transductive)):
         name = printable(method)
-        parts.append(Text(marked_names([name], [name] if is_transductive else [], width)[0], "bold"))
+        parts.append(Text(marked_names([name], [name] if is_transductive else [], room)[0], "bold"))
         parts += [_row(f"  {cell.task}", _style(cell), _numbers(cell), width) for cell in cells]
     if len(state.cells) > 1:
         parts += [rule, _row("all", "bold", _totals(state), width)]

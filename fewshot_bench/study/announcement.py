@@ -21,13 +21,13 @@ _TAKE_A_LOSS = ("finetune", "finetune-head")
 
 
 def announced(studies: Sequence[Study], *, is_fresh: bool = False) -> list[str]:
-    """What studies that share a results folder are going to do, a line each.
+    r"""What studies that share a results folder are going to do, a line each.
 
     Args:
         studies: in the order in which they run.
         is_fresh: whether they start in a new folder beside theirs.
 
-    >>> print("\\n".join(announced([Study(dataset="cifar-fs", adaptations=("centroid", "svm"), shots=(1, 5))])))
+    >>> print("\n".join(announced([Study(dataset="cifar-fs", adaptations=("centroid", "svm"), shots=(1, 5))])))
     plan         cifar-fs, novel split: 5-way 1-shot and 5-shot, 3 runs of 3,000 episodes
     network      efficientnet_lite0, pretrained
     methods      2: centroid and svm; 4 cells, 36,000 episodes
