@@ -24,8 +24,8 @@ from fewshot_bench.report.names import (
     is_transductive,
     is_whole,
     row_name,
-    shared_stages,
     task_names,
+    without_common_prefix,
 )
 from fewshot_bench.report.verdicts import (
     BEST,
@@ -122,9 +122,8 @@ def _name_briefly(rows: Sequence[dict[Any, Any]], *, is_marked: bool) -> None:
         rows: of one protocol; each gets a value for "brief".
         is_marked: whether a transductive method says so; not where the sentence does.
     """
-    shared = shared_stages([str(row["method"]) for row in rows])
-    for row in rows:
-        name = str(row["method"]).removeprefix(shared)
+    _, names = without_common_prefix([str(row["method"]) for row in rows])
+    for row, name in zip(rows, names, strict=True):
         row["brief"] = row_name({**row, "method": name}) if is_marked else name
 
 

@@ -27,9 +27,9 @@ from fewshot_bench.report.names import (
     is_transductive,
     is_whole,
     row_name,
-    shared_stages,
     task_text,
     trainings_text,
+    without_common_prefix,
 )
 from fewshot_bench.report.notes import ACROSS_MARK, CORRECTED, DISJOINT, ODD, PUBLISHED, is_published, leaderboard_notes
 from fewshot_bench.report.published.rows import NO_INTERVAL, WELCH
@@ -273,19 +273,19 @@ def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
         min(limits[i], max(len(header), *(len(line.cells[i]) for line in lines))) for i, header in enumerate(headers)
     ]
     for_names = console.width - sum(widths) - 2 * len(table.columns)
-    shared = shared_stages([line.name for line in lines])
-    if shared and max(len(line.name) for line in lines) > for_names:
+    names = [line.name for line in lines]
+    shared, shortened = without_common_prefix(names)
+    if shared and max(map(len, names)) > for_names:
         table.columns[0].header = Text("\n".join(broken(f"{printable(shared)}…", for_names)))
-    else:
-        shared = ""
+        names = shortened
     kinds = {line.kind for line in lines}
     has_headings, before = len(kinds) > 1 and "transductive" in kinds, ""
-    for line in lines:
+    for line, name in zip(lines, names, strict=True):
         if has_headings and line.kind != before:
             table.add_row(Text(line.kind, "italic"))
         before = line.kind
-        names = [*broken(line.name.removeprefix(shared), for_names), *([printable(line.note)] if line.note else [])]
-        table.add_row(Text("\n".join(names), line.cells[0].style), *line.cells)
+        texts = [*broken(name, for_names), *([printable(line.note)] if line.note else [])]
+        table.add_row(Text("\n".join(texts), line.cells[0].style), *line.cells)
     return table
 
 

@@ -277,20 +277,27 @@ def _names_of(row: Mapping[Any, Any]) -> list[str]:
     return [name, f"{name}{end}"]
 
 
-def shared_stages(names: Sequence[str]) -> str:
-    """What all methods begin with, whole stages with the slash behind them; empty for a single method.
+def without_common_prefix(names: Sequence[str]) -> tuple[str, list[str]]:
+    """The stages that all methods begin with, and the names without them.
 
     Args:
-        names: of methods; those without stages, such as published ones, do not count.
+        names: of methods; those without stages, such as published ones, do not count and stay whole.
 
-    >>> shared_stages(["lite0@image_size=128/knn", "lite0@image_size=128/tim@alpha=2", "ResNet-12 MetaOptNet"])
-    'lite0@image_size=128/'
+    Returns:
+        Whole stages with the slash behind them, and a shorter name for each name. The prefix is empty where there is
+        a single method, where none is shared, and where two methods would get the same name or none without it.
+
+    >>> without_common_prefix(["lite0@image_size=128/knn", "lite0@image_size=128/tim@alpha=2", "ResNet-12 MetaOptNet"])
+    ('lite0@image_size=128/', ['knn', 'tim@alpha=2', 'ResNet-12 MetaOptNet'])
     """
     stages = [name.split("/") for name in dict.fromkeys(names) if "/" in name]
     shared = 0
     while len(stages) > 1 and all(len(parts) > shared + 1 and parts[shared] == stages[0][shared] for parts in stages):
         shared += 1
-    return "".join(f"{stage}/" for stage in stages[0][:shared]) if stages else ""
+    prefix = "".join(f"{stage}/" for stage in stages[0][:shared]) if stages else ""
+    shortened = [name.removeprefix(prefix) for name in names]
+    is_clear = all(shortened) and len(set(shortened)) == len(set(names))
+    return (prefix, shortened) if is_clear else ("", list(names))
 
 
 def short_name(name: str, longest: int) -> str:
@@ -306,8 +313,7 @@ def short_names(names: Sequence[str], longest: int) -> list[str]:
     numbers of their places, from 1.
     """
     if any(len(name) > longest for name in names):
-        shared = shared_stages(names)
-        names = [name.removeprefix(shared) for name in names]
+        _, names = without_common_prefix(names)
     short = [short_name(name, longest) for name in names]
     for text in {text for text in short if short.count(text) > 1}:
         alike = [place for place, other in enumerate(short) if other == text]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_bench.report.names import shared_stages, short_name, short_names
+from fewshot_bench.report.names import short_name, short_names, without_common_prefix
 
 
 def test_a_long_name_keeps_both_ends():
@@ -34,5 +34,23 @@ def test_stages_that_all_methods_share_are_left_out_before_anything_is_cut():
 
 
 def test_a_single_method_and_methods_of_several_networks_keep_their_stages():
-    assert shared_stages(["network/knn"]) == shared_stages(["a/knn", "b/knn"]) == ""
-    assert shared_stages(["a/base-ce/knn", "a/base-ce/episode-ce/finetune"]) == "a/base-ce/"
+    assert without_common_prefix(["network/knn"]) == ("", ["network/knn"])
+    assert without_common_prefix(["a/knn", "b/knn"]) == ("", ["a/knn", "b/knn"])
+
+
+def test_a_method_keeps_its_last_stage():
+    names = ["a/base-ce/knn", "a/base-ce/knn", "a/base-ce/episode-ce/finetune"]
+    assert without_common_prefix(names) == ("a/base-ce/", ["knn", "knn", "episode-ce/finetune"])
+
+
+def test_no_prefix_is_taken_away_where_two_methods_would_be_called_the_same():
+    names = ["a/knn", "a/tim", "knn"]
+    assert without_common_prefix(names) == ("", names)
+
+
+@given(st.lists(st.text("ab/", min_size=1, max_size=12), min_size=1, max_size=8))
+def test_a_prefix_and_what_is_left_are_the_name(names):
+    prefix, shortened = without_common_prefix(names)
+    assert all(name in (text, prefix + text) for name, text in zip(names, shortened, strict=True))
+    assert [names.index(name) for name in names] == [shortened.index(text) for text in shortened]
+    assert all(shortened)
