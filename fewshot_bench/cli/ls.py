@@ -24,7 +24,13 @@ _KINDS = {
 
 
 def ls(
-    kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations, losses, recipes, ...")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="datasets, backbones, adaptations, losses, recipes, ...",
+            autocompletion=lambda incomplete: [kind for kind in _KINDS if kind.startswith(incomplete)],
+        ),
+    ],
     name: Annotated[str | None, typer.Argument(help="Show only this one, in full.")] = None,
     as_json: JsonOption = False,
 ) -> None:

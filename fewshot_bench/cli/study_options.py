@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from fewshot_bench.cli.completion import completer
 from fewshot_bench.cli.options import Location, assignment, hyper_parameter, numbers, results_folder, words
 from fewshot_bench.study.study import OF_FEW_SHOT, NamedHyperParameters, Options, Study
 
@@ -40,6 +41,8 @@ def field_option(
         found["metavar"] = metavar
     if name == "results":
         found["parser"] = results_folder
+    if (names := completer(name)) is not None:
+        found["autocompletion"] = names
     for part in field.metadata if has_bounds else ():
         found |= {"min": part.ge} if hasattr(part, "ge") else {"max": part.le} if hasattr(part, "le") else {}
     panel = model.fact(name, "section").title()

@@ -30,14 +30,14 @@ from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.outcomes.manifest import read_manifest
 from fewshot_bench.outcomes.study_log import DID_ITS_PART, PlannedCell, RecordedStudy, recorded_studies
-from fewshot_bench.report.names import marked_names, short_name
+from fewshot_bench.report.names import marked_names, short_name, without_common_prefix
 from fewshot_bench.units import duration_text, rate_text
 
 _RATE_WINDOW, _SHORTEST_RATE = 60.0, 2.0  # seconds that a rate is measured over, at most and at least
 _KEY = re.compile(r"[0-9a-f]{16}")
 _NARROWEST, _WIDEST = 70, 120
 _COLUMNS = {"episodes": 15, "%": 3, "failed": 6, "ep/s": 6, "left": 8, "workers": 7}
-_OTHER_LINES = 8  # beside those of methods and cells
+_OTHER_LINES = 9  # beside those of methods and cells
 _REFRESH = 1.0  # seconds
 _REFRESH_SHARE = 10
 """How many times as long as a snapshot takes, as at a network disk, the table waits for the next."""
@@ -321,9 +321,13 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
     room, width = max(_NARROWEST, width), min(_WIDEST, max(_NARROWEST, width))
     shown = _fitting(state.cells, height)
     rule = Text("-" * width, "dim")
-    parts: list[RenderableType] = [_row("", "", list(_COLUMNS), width), rule]
+    methods = list(dict.fromkeys(printable(cell.method) for cell in shown))
+    shared, shortened = without_common_prefix(methods)
+    short = dict(zip(methods, shortened, strict=True))
+    parts: list[RenderableType] = [Text(f"{shared}…")] if shared else []
+    parts += [_row("", "", list(_COLUMNS), width), rule]
     for (method, is_transductive), cells in groupby(shown, key=lambda cell: (cell.method, cell.is_transductive)):
-        name = printable(method)
+        name = short[printable(method)]
         parts.append(Text(marked_names([name], [name] if is_transductive else [], room)[0], "bold"))
         parts += [_row(f"  {cell.task}", _style(cell), _numbers(cell), width) for cell in cells]
     if len(state.cells) > 1:

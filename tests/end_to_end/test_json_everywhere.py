@@ -51,7 +51,7 @@ COMMANDS = (
     "store compact",
     "store check",
     "store merge results --results elsewhere",
-    "store prune conv4_32/centroid --yes --results copy",
+    "store prune CELL --yes --results copy",
     "episodes verify",
     "episodes show --dataset glyphs --png sheet.png",
     "episodes freeze --dataset glyphs --shots 1 --episodes 10 --runs 1",
@@ -97,9 +97,14 @@ def parsed(text):
     return json.loads(text, parse_constant=refuse)
 
 
+def typed(folder, command):
+    """The words of a command, with the key of a stored cell."""
+    return command.replace("CELL", next((folder / "copy" / "outcomes").iterdir()).name).split()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_json_is_valid_and_alone_on_stdout(here, capsys, command):
-    code = exit_code([*command.split(), "--json"])
+    code = exit_code([*typed(here, command), "--json"])
     out = capsys.readouterr().out
     assert code == 0 or command.split()[0] in MAY_NOT_PASS, out
     assert isinstance(parsed(out), dict | list)
@@ -127,7 +132,7 @@ def test_every_command_has_json_and_is_tried_here():
 def test_a_pipe_gets_no_colours_and_whole_names(here, capsys, monkeypatch, command):
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    exit_code(command.split())
+    exit_code(typed(here, command))
     printed = capsys.readouterr()
     assert "\x1b" not in printed.out + printed.err
     assert "…" not in printed.out
