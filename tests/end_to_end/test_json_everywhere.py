@@ -110,6 +110,14 @@ def test_json_is_valid_and_alone_on_stdout(here, capsys, command):
     assert isinstance(parsed(out), dict | list)
 
 
+def test_the_page_names_every_command_that_has_json():
+    page = (Path(__file__).parents[2] / "docs" / "scripts.md").read_text().partition("\n## Pipes")[0]
+    for path, options in leaves(get_command(app)):
+        if "--json" in options:
+            assert path.split()[0] in page, path
+            assert path.split()[-1] in page, path
+
+
 def leaves(command, path=""):
     """Every command without sub-commands, with its options."""
     names = command.list_commands(None) if hasattr(command, "list_commands") else []
