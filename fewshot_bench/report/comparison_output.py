@@ -174,10 +174,8 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
         effect = difference_text(*ends, half_width, plus_minus, is_whole=is_whole)
         p = claims_text(pair.p_corrected, pair.p_beyond_corrected, is_whole=is_whole)
         verdict = coloured(f"{pair.verdict}{ACROSS_MARK if pair.is_across else ''}", pair.verdict)
-        names_of_pair = _pair_text(
-            *(short.get(name, name) for name in (pair.shown_a, pair.shown_b)), console.width - 66
-        )
-        pairs.add_row(names_of_pair, effect, p, verdict)
+        a, b = (short.get(name, name) for name in (pair.shown_a, pair.shown_b))
+        pairs.add_row(_pair_text(a, b, console.width - 66), effect, p, verdict)
     console.print(pairs)
     for pair in task.comparisons:
         if max(pair.trainings) > 1:

@@ -37,7 +37,7 @@ _RATE_WINDOW, _SHORTEST_RATE = 60.0, 2.0  # seconds that a rate is measured over
 _KEY = re.compile(r"[0-9a-f]{16}")
 _NARROWEST, _WIDEST = 70, 120
 _COLUMNS = {"episodes": 15, "%": 3, "failed": 6, "ep/s": 6, "left": 8, "workers": 7}
-_OTHER_LINES = 9  # beside those of methods and cells
+_OTHER_LINES = 8  # beside those of methods and cells
 _REFRESH = 1.0  # seconds
 _REFRESH_SHARE = 10
 """How many times as long as a snapshot takes, as at a network disk, the table waits for the next."""
@@ -323,9 +323,11 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
     rule = Text("-" * width, "dim")
     methods = list(dict.fromkeys(printable(cell.method) for cell in shown))
     shared, shortened = without_common_prefix(methods)
+    heading = f"{shared}…" if shared else ""
+    if len(heading) > width - sum(1 + columns for columns in _COLUMNS.values()):
+        heading, shortened = "", methods
     short = dict(zip(methods, shortened, strict=True))
-    parts: list[RenderableType] = [Text(f"{shared}…")] if shared else []
-    parts += [_row("", "", list(_COLUMNS), width), rule]
+    parts: list[RenderableType] = [_row(heading, "", list(_COLUMNS), width), rule]
     for (method, is_transductive), cells in groupby(shown, key=lambda cell: (cell.method, cell.is_transductive)):
         name = short[printable(method)]
         parts.append(Text(marked_names([name], [name] if is_transductive else [], room)[0], "bold"))

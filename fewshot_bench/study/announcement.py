@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fewshot_bench.study.study_file import StudyFile
 
 _MOST = 4
-_PRETRAINED = ("efficientnet_lite0",)
+_PRETRAINED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """Of this project's own networks."""
 _TAKE_A_LOSS = ("finetune", "finetune-head")
 """Of this project's own adaptations."""

@@ -53,7 +53,7 @@ def test_a_method_that_is_planned_says_that_it_is_transductive_before_anything_i
     state = Watch(tmp_path).look()
     assert [one.is_transductive for one in state.cells] == [True, False]
     text = shown(state)
-    assert f"{CE} (transductive)" in text
+    assert f"{CE.removeprefix('conv/')} (transductive)" in text
     assert f"{SCHANE} (transductive)" not in text
     assert [one["is_transductive"] for one in state.as_dict()["cells"]] == [True, False]
 
