@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 
+from fewshot_bench.literature_names import what_to_type
+
 
 class FewshotBenchError(Exception):
     """Base of every error that a user can fix."""
@@ -27,13 +29,16 @@ class FieldError(FewshotBenchError, ValueError):
 
 
 class UnknownNameError(FewshotBenchError):
-    """A name is not registered; the message offers the nearest names, or the name used here."""
+    """A name is not registered; the message says what to type for a name of the literature, or offers the nearest."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "", *, answer: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
+        if answer := what_to_type(kind, name, known):
+            super().__init__(f"there is no {kind} called '{name}'. {answer}")
+            return
         nearest = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
         others = f"Known: {', '.join(known)}." if known else "There is none."
-        offer = answer or (f"Did you mean {' or '.join(nearest)}?" if nearest else others)
+        offer = f"Did you mean {' or '.join(nearest)}?" if nearest else others
         super().__init__(f"there is no {kind} called '{name}'. {offer}{' ' + hint if hint else ''}")
 
 

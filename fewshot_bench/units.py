@@ -13,6 +13,22 @@ def time_text(seconds: float) -> str:
     return f"{seconds / size:.3g} {unit}" if seconds < 999.5 else f"{seconds:,.0f} s"
 
 
+def duration_text(seconds: float) -> str:
+    """A long time in its two largest units.
+
+    >>> [duration_text(seconds) for seconds in (45, 720, 12_000, 187_200)]
+    ['45 s', '12 min', '3 h 20', '2 d 4 h']
+    """
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d}" if hours < 48 else f"{hours // 24:,} d {hours % 24} h"
+
+
 def rate_text(rate: float) -> str:
     """A number per second, whole from 10 and with two significant digits below; "-" where it is unknown.
 

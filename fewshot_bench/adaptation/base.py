@@ -19,7 +19,7 @@ from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.code_identity import code_of
 from fewshot_bench.errors import CodeError, StudyError
 from fewshot_bench.losses import LOSSES
-from fewshot_bench.registry import Registry, what_to_type
+from fewshot_bench.registry import Registry
 from fewshot_bench.training.recipe import AugmentationName
 
 Choose = Literal["none", "support-cv", "ensemble"]
@@ -284,7 +284,7 @@ def words_of(adaptation: type[EmbeddingAdaptation]) -> dict[str, tuple[Any, ...]
     return found
 
 
-ADAPTATIONS: Registry[Callable[..., Adaptation]] = Registry("adaptation", check=check_fields, answer=what_to_type)
+ADAPTATIONS: Registry[Callable[..., Adaptation]] = Registry("adaptation", check=check_fields)
 
 _NO_HYPER_PARAMETERS = ("choose", "candidates")
 _ATTRIBUTE = re.compile(r"(\w+): (.*)")

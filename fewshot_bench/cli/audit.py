@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ from fewshot_bench.cli.options import (
     TrustCodeOption,
     WeightsOption,
 )
+from fewshot_bench.cli.output import print_json, stdout_console
 from fewshot_bench.cli.study_options import DeviceOption, ResultsOption
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ def audit(
 
     Exit code 0: every method was run again with equal predictions; 1: not confirmed; 2: a check failed.
     """
-    from rich.console import Console
-
     from fewshot_bench.audit import AuditOptions, audit_cells, cell_folders, print_audit, print_conclusion
     from fewshot_bench.cli.progress_bars import ProgressBars
 
@@ -65,9 +63,9 @@ def audit(
     with ProgressBars() as progress:
         done = audit_cells(cell_folders(result or results, results), options, progress=progress)
     if as_json:
-        typer.echo(json.dumps(done.as_dict(), indent=1))
+        print_json(done.as_dict())
     else:
-        console = Console()
+        console = stdout_console()
         for audited in done.cells:
             print_audit(audited, console, in_full=len(done.cells) == 1)
         print_conclusion(done, console)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, command_group
+from fewshot_bench.cli.output import print_json
 
 if TYPE_CHECKING:
     from fewshot_bench.cache import Entry
@@ -27,7 +27,7 @@ def ls(as_json: JsonOption = False) -> None:
     if as_json:
         facts = [entry.as_dict() for entry in entries]
         total = sum(entry.bytes for entry in entries)
-        typer.echo(json.dumps({"folder": str(cache_folder()), "bytes": total, "entries": facts}, indent=1))
+        print_json({"folder": str(cache_folder()), "bytes": total, "entries": facts})
         return
     _print(entries)
     typer.echo(f"{_count(entries)} in {cache_folder()}")
@@ -67,7 +67,7 @@ def clear(
             "left_alone": [{**entry.as_dict(), "reason": reason} for entry, reason in cleared.left_alone],
             "left": [entry.as_dict() for entry in left],
         }
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
         return
     typer.echo(f"removed {_count(cleared.removed)}; left {_count(left)}")
     for entry, reason in cleared.left_alone:

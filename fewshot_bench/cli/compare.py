@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
 
 from fewshot_bench.cli.options import ClaimOption, CorrectOption, JsonOption, choice, correction
+from fewshot_bench.cli.output import print_json, stdout_console
 from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 
@@ -69,11 +69,9 @@ def compare(
             )
         pairs = compare_with_published(store, methods or (), correct=correction(correct))
         if as_json:
-            typer.echo(json.dumps({"published": [published_comparison_record(pair) for pair in pairs]}, indent=1))
+            print_json({"published": [published_comparison_record(pair) for pair in pairs]})
             return
-        from rich.console import Console
-
-        print_published_comparisons(pairs, Console())
+        print_published_comparisons(pairs, stdout_console())
         return
     if methods is not None and len(methods) == 1 and baseline is None:
         raise typer.BadParameter("compare takes two or more methods, one and a --baseline, or none for all.")
@@ -95,8 +93,6 @@ def compare(
             "tasks": [task_record(task) for task in tasks],
             "over_datasets": [datasets_record(result) for result in datasets],
         }
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
         return
-    from rich.console import Console
-
-    print_comparisons(tasks, datasets, Console(), claimed, per_class=per_class)
+    print_comparisons(tasks, datasets, stdout_console(), claimed, per_class=per_class)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from fewshot_bench.cli.options import JsonOption, command_group
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.cli.study_options import field_option
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def ls(as_json: JsonOption = False) -> None:
 
     rows = dataset_rows()
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
@@ -167,7 +167,7 @@ def check(
             {"subject": diagnosis.subject, **diagnosis.facts, "next": diagnosis.next_commands}
             for diagnosis in diagnoses
         ]
-        typer.echo(json.dumps(facts if subject is None else facts[0], indent=1))
+        print_json(facts if subject is None else facts[0])
     else:
         for diagnosis in diagnoses:
             _print(diagnosis)
@@ -194,7 +194,7 @@ def _describe(dataset: Dataset, as_json: bool) -> None:
     folder = datasets_folder() / dataset.name
     if as_json:
         facts = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "folder": str(folder), "splits": splits}
-        typer.echo(json.dumps(facts | {"identity": dataset.identity, "recipe": dict(dataset.preprocessing)}, indent=1))
+        print_json(facts | {"identity": dataset.identity, "recipe": dict(dataset.preprocessing)})
         return
     report_notes(dataset.preprocessing)
     for name, counts in splits.items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_bench.cli.options import JsonOption, TrustCodeOption, choice, words
+from fewshot_bench.cli.output import print_json, stdout_console
 from fewshot_bench.cli.study_options import DeviceOption, ResultsOption, field_option
 from fewshot_bench.study.study import Study
 
@@ -101,11 +101,9 @@ def embeddings(
     with ProgressBars() as progress:
         cards, pairs = measure_networks(plan, results, progress=progress)
     if as_json:
-        typer.echo(json.dumps(cards_record(cards, pairs), indent=1))
+        print_json(cards_record(cards, pairs))
     else:
-        from rich.console import Console
-
-        print_cards(cards, pairs, Console())
+        print_cards(cards, pairs, stdout_console())
     _draw(cards, results, as_json)
 
 
@@ -151,11 +149,9 @@ def _correlate(results: Location, as_json: bool) -> None:
         files = []
         typer.echo(str(error), err=True)
     if as_json:
-        typer.echo(json.dumps(correlations_record(found), indent=1))
+        print_json(correlations_record(found))
         return
-    from rich.console import Console
-
-    print_correlations(found, Console())
+    print_correlations(found, stdout_console())
     typer.echo(f"table        {results / 'embeddings' / 'accuracy.csv'}")
     if files:
         typer.echo(f"figures      {len(files)} files in {results / 'embeddings'}")

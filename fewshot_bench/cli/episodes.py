@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_bench.cli.options import JsonOption, command_group, numbers
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.cli.study_options import field_option, takes_fields, typed_options
 from fewshot_bench.study.study import SAMPLER_FIELDS, Study
 
@@ -40,7 +40,7 @@ def verify(
         name = read_lock(path).protocol.dataset
         verdicts.append(verify_lock(path, known_dataset(name) if is_available(name) else None))
     if as_json:
-        typer.echo(json.dumps([verdict.as_dict() for verdict in verdicts], indent=1))
+        print_json([verdict.as_dict() for verdict in verdicts])
     else:
         for verdict in verdicts:
             typer.echo(str(verdict))
@@ -75,7 +75,7 @@ def show(
     drawn = sample_episodes(images, protocol, run, [episode])
     rows = _rows(images, drawn)
     if as_json:
-        typer.echo(json.dumps({"protocol": protocol.name, "run": run, "episode": episode, "classes": rows}, indent=1))
+        print_json({"protocol": protocol.name, "run": run, "episode": episode, "classes": rows})
     else:
         typer.echo(f"{protocol.name}, seed {protocol.seed}, run {run}, episode {episode}")
         for row in rows:
@@ -109,6 +109,7 @@ def freeze(
     ] = None,
     runs: Annotated[int | None, field_option("runs", text="Runs. Default: 3; disjoint: one.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the lock files.")] = Path("episodes"),
+    as_json: JsonOption = False,
     **options: Any,
 ) -> None:
     """Write one lock file per number of shots."""
@@ -121,8 +122,13 @@ def freeze(
         raise EpisodeError("a whole split needs no lock file: its episodes are its images, in their canonical order.")
     opened = open_dataset(options["dataset"])
     options |= {"episodes": episodes, "runs": runs}
+    files = []
     for shot in numbers(options.pop("shots"), "--shots"):
-        typer.echo(f"wrote {write_lock(lock(opened, _protocol(opened.name, shot, options)), out)}")
+        files.append(write_lock(lock(opened, _protocol(opened.name, shot, options)), out))
+        if not as_json:
+            typer.echo(f"wrote {files[-1]}")
+    if as_json:
+        print_json([{"file": str(file)} for file in files])
 
 
 def _refuse_without_effect(context: typer.Context) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.cli.study_options import study_fields, takes_fields, validated_study
 from fewshot_bench.study.study import NamedHyperParameters, Study
 
@@ -78,7 +78,7 @@ def fit(
         classifier = fit_study(study, shot=shot, progress=progress)
     classifier.save(output, with_weights=with_weights, replace=replace)
     if as_json:
-        typer.echo(json.dumps({"folder": str(output), **classifier.card.model_dump(mode="json")}, indent=1))
+        print_json({"folder": str(output), **classifier.card.model_dump(mode="json")})
     else:
         _report(classifier, output, with_weights)
 

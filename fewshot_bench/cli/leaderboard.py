@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from fewshot_bench.cli.options import ClaimOption, CorrectOption, JsonOption, LabelsOption, choice, correction
+from fewshot_bench.cli.output import print_json, stdout_console
 from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 if TYPE_CHECKING:
@@ -119,24 +119,24 @@ def show(
     whole: pd.DataFrame | None = None,
 ) -> None:
     """Print a leaderboard as JSON, or as tables with labels; the best methods are those of `whole`, if given."""
-    from rich.console import Console
-
     from fewshot_bench._io.storage import write_atomically
     from fewshot_bench.report import answers, leaderboard_records, print_leaderboard
 
     if as_json:
-        typer.echo(json.dumps(leaderboard_records(frame, answers(frame if whole is None else whole)), indent=1))
-    console = Console(record=svg is not None, file=io.StringIO() if as_json else None)
-    print_leaderboard(frame if labelled is None else labelled, console, claim)
+        print_json(leaderboard_records(frame, answers(frame if whole is None else whole)))
+    else:
+        print_leaderboard(frame if labelled is None else labelled, stdout_console(), claim)
     if svg is not None:
-        write_atomically(svg, console.export_svg(title="fewshot-bench leaderboard").encode())
+        from rich.console import Console
+
+        picture = Console(record=True, file=io.StringIO())
+        print_leaderboard(frame if labelled is None else labelled, picture, claim)
+        write_atomically(svg, picture.export_svg(title="fewshot-bench leaderboard").encode())
 
 
 def show_answers(whole: pd.DataFrame, frame: pd.DataFrame) -> None:
     """Print which methods of a whole leaderboard are best on the protocols of `frame`."""
-    from rich.console import Console
-
     from fewshot_bench.report import answer_lines, answers, print_answers
 
     shown = set(frame["protocol_fingerprint"])
-    print_answers(answer_lines([answer for answer in answers(whole) if answer.protocol in shown]), Console())
+    print_answers(answer_lines([answer for answer in answers(whole) if answer.protocol in shown]), stdout_console())

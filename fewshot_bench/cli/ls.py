@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from typing import Annotated, Any
 
 import typer
 
 from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.errors import UnknownNameError
 
 _KINDS = {
@@ -24,7 +24,13 @@ _KINDS = {
 
 
 def ls(
-    kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations, losses, recipes, ...")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="datasets, backbones, adaptations, losses, recipes, ...",
+            autocompletion=lambda incomplete: [kind for kind in _KINDS if kind.startswith(incomplete)],
+        ),
+    ],
     name: Annotated[str | None, typer.Argument(help="Show only this one, in full.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,7 +43,7 @@ def ls(
     entries = known if name is None else [_named(kind, known, name)]
     rows = [{"name": entry.name, "summary": entry.summary, **entry.facts, **_state(kind, entry)} for entry in entries]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     if not rows:
         typer.echo("There are no checkpoints yet. See: fewshot-bench train --help")

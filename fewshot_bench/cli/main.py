@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import typer
 
@@ -157,6 +158,8 @@ def _outcome(typed: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help of the command
             typer.echo(message, err=True)
             return _USER_ERROR
+        if type(error).__name__ == "NoSuchOption":
+            return _complain(_about_option(error))
         advice = _advice_on_files(message, typed) or "See: fewshot-bench --help"
         sentence = message if message.endswith("?") else f"{message.rstrip('.')}."
         return _complain(f"{sentence} {advice}") if message else _USER_ERROR
@@ -177,6 +180,15 @@ def _outcome(typed: list[str]) -> int:
             " Stored results were not changed."
         )
     return result if isinstance(result, int) else 0
+
+
+def _about_option(error: Any) -> str:
+    """An option that the command does not have, and the one that it may mean."""
+    from fewshot_bench.cli.misspelt_options import option_to_type, options_of
+
+    offer = option_to_type(error.option_name, options_of(error.ctx))
+    command = error.ctx.command_path.removeprefix(error.ctx.find_root().command_path)
+    return f"No such option: {error.option_name}. {f'{offer} ' if offer else ''}See: fewshot-bench{command} --help"
 
 
 def _advice_on_files(message: str, typed: list[str]) -> str:

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.output import print_json
+
 
 def new(
     kind: Annotated[str, typer.Argument(help="adaptation, loss, backbone or dataset.")],
@@ -14,6 +17,7 @@ def new(
     into: Annotated[
         Path, typer.Option("--into", metavar="FOLDER", help="Where to make its folder. Default: the current folder.")
     ] = Path(),
+    as_json: JsonOption = False,
 ) -> None:
     """Write a small package with your own adaptation, loss, backbone or dataset: code, test and entry point.
 
@@ -23,6 +27,10 @@ def new(
     from fewshot_bench.testing import write_package
 
     folder = write_package(kind, name, into, taken=taken_names(kind))
-    typer.echo(f"wrote the {kind} {name} into {folder}. Next:\n\n    cd {folder}")
-    commands = (folder / "README.md").read_text(encoding="utf-8").splitlines()
-    typer.echo("\n".join(line for line in commands if line.startswith("    ")))
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    commands = [f"cd {folder}", *(line.strip() for line in text.splitlines() if line.startswith("    "))]
+    if as_json:
+        print_json({"folder": str(folder), "next": commands})
+        return
+    typer.echo(f"wrote the {kind} {name} into {folder}. Next:\n")
+    typer.echo("\n".join(f"    {command}" for command in commands))

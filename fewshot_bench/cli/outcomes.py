@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_bench.cli.options import JsonOption, command_group
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.cli.study_options import ResultsOption
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def import_(
     )
     report = import_outcomes(files, OutcomeStore(results / "outcomes"), options, arguments=typed_arguments(context))
     if as_json:
-        typer.echo(json.dumps(_record(report), indent=1))
+        print_json(_record(report))
     else:
         _show(report, results)
 
@@ -132,10 +132,14 @@ def export(
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="A dataset. Repeatable. Default: all.")] = None,
     results: ResultsOption = Path("results"),
+    as_json: JsonOption = False,
 ) -> None:
     """Write all outcomes as a tidy table for pandas and R, one row per method and episode."""
     from fewshot_bench.interop import export_outcomes
     from fewshot_bench.outcomes import OutcomeStore
 
     rows = export_outcomes(OutcomeStore(results / "outcomes"), file, methods=method or (), datasets=dataset or ())
-    typer.echo(f"exported     {file}, {rows:,} rows")
+    if as_json:
+        print_json({"file": str(file), "rows": rows})
+    else:
+        typer.echo(f"exported     {file}, {rows:,} rows")

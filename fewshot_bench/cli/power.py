@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.output import print_json, stdout_console
 from fewshot_bench.cli.study_options import ResultsOption
 
 if TYPE_CHECKING:
@@ -47,11 +47,9 @@ def power(
     spreads = _spreads(methods or [], results, sd, correlation)
     plans = [plan(spread, difference or (), episodes=episodes, power=chance, alpha=alpha) for spread in spreads]
     if as_json:
-        typer.echo(json.dumps([plan_record(found) for found in plans], indent=1))
+        print_json([plan_record(found) for found in plans])
         return
-    from rich.console import Console
-
-    console = Console()
+    console = stdout_console()
     for found in plans:
         print_plan(found, console)
 

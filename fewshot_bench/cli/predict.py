@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, TrustCodeOption
+from fewshot_bench.cli.output import print_json, stdout_console
 from fewshot_bench.cli.study_options import DeviceOption
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def predict(
 
         write_atomically(output, predictions.to_csv(top).encode())
     if as_json:
-        typer.echo(json.dumps(predictions.record(top), indent=1))
+        print_json(predictions.record(top))
     elif output is None:
         _show(predictions, top)
     else:
@@ -68,7 +68,6 @@ def predict(
 
 def _show(predictions: Predictions, top: int) -> None:
     """Print the table."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -80,9 +79,7 @@ def _show(predictions: Predictions, top: int) -> None:
     for row in frame.itertuples(index=False):
         cells = [printable(value) if isinstance(value, str) else f"{value:.3f}" for value in row]
         table.add_row(*(Text(cell) for cell in cells))
-    console = Console()
-    if not console.is_terminal:  # lines are read by programs, which fold nothing
-        console = Console(width=10_000)
+    console = stdout_console()
     console.print(table)
     if predictions.kind != predictions.column:
         console.print(Text(f"score: {predictions.kind}"))

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import CorrectOption, LabelsOption, correction
+from fewshot_bench.cli.options import CorrectOption, JsonOption, LabelsOption, correction
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 if TYPE_CHECKING:
+    from fewshot_bench._io.locations import Location
     from fewshot_bench.report.content import PageContent
 
 
@@ -25,6 +27,7 @@ def report(
         Path | None, typer.Option(help="Also draw figures as SVG and PNG into this folder; needs Matplotlib.")
     ] = None,
     is_opened: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page that shows all stored outcomes and works without a network.
 
@@ -35,11 +38,15 @@ def report(
 
     path = out or results / "report.html"
     content = write_page(results, path, baseline=baseline, correct=correction(correct), title=title, labels=labels)
-    typer.echo(f"report       {path}")
-    if content.frame["baseline"].eq("").all():
-        typer.echo("next         add --baseline NAME for differences from that method")
-    if figures is not None:
-        _draw(content, figures)
+    files = [] if figures is None else _drawn(content, figures)
+    if as_json:
+        print_json({"report": str(path), "figures": [str(file) for file in files]})
+    else:
+        typer.echo(f"report       {path}")
+        if content.frame["baseline"].eq("").all():
+            typer.echo("next         add --baseline NAME for differences from that method")
+        if files:
+            typer.echo(f"figures      {len(files)} files in {figures}")
     if is_opened:
         import webbrowser
 
@@ -47,13 +54,13 @@ def report(
             typer.echo("No browser was found; open the page yourself.", err=True)
 
 
-def _draw(content: PageContent, folder: Path) -> None:
+def _drawn(content: PageContent, folder: Path) -> list[Location]:
+    """The figures of a page, drawn into a folder; where they cannot be drawn, why is said."""
     from fewshot_bench.report import NoPictureError
     from fewshot_bench.report.paper_figures import draw_figures
 
     try:
-        files = draw_figures(content, folder)
+        return draw_figures(content, folder)
     except NoPictureError as error:
         typer.echo(str(error), err=True)
-        return
-    typer.echo(f"figures      {len(files)} files in {folder}")
+        return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from fewshot_bench.cli.options import (
     numbers,
     results_or_cell,
 )
+from fewshot_bench.cli.output import print_json, stdout_console
 from fewshot_bench.cli.study_options import DeviceOption, ResultsOption
 
 if TYPE_CHECKING:
@@ -112,16 +112,14 @@ def _reproduced(
 
 
 def _show(done: list[Reproduction], failures: dict[str, str], as_json: bool) -> None:
-    from rich.console import Console
-
     from fewshot_bench.audit import print_reproduction
 
     if as_json:
         records: list[dict[str, Any]] = [reproduction.as_dict() for reproduction in done]
         records += [{"key": key, "error": reason} for key, reason in failures.items()]
-        typer.echo(json.dumps(records, indent=1))
+        print_json(records)
         return
-    console = Console()
+    console = stdout_console()
     for reproduction in done:
         print_reproduction(reproduction, console)
 

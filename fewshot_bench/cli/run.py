@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,6 +15,7 @@ import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.cli.processes import WrittenProgress, workers
 from fewshot_bench.cli.study_options import (
     ProbeOption,
@@ -100,11 +100,16 @@ def run(
     fresh, shard, dry_run = options["fresh"], options["shard"], options["dry_run"]
     setting = None if options["setting"] is None else Path(options["setting"])
     machine = _other_machine(options)
+
+    def announce(lines: Sequence[str]) -> None:
+        for line in [] if dry_run or worker is not None else lines:
+            typer.echo(printable(line), err=True)
+
     if study is None and not describes_study(context, RunOptions):
-        plan = planned_study(context, _FIRST_STUDY, setting)
+        plan = planned_study(context, _FIRST_STUDY, setting, announce=announce)
         plan = replace(plan, outputs=plan.outputs.model_copy(update={"labels": _PLAIN_NAMES}))
     else:
-        plan = planned_study(context, study, setting, trusts_code=trust_code)
+        plan = planned_study(context, study, setting, announce=announce, trusts_code=trust_code)
     if worker is not None:
         _train_ahead(plan, worker)
         return
@@ -197,7 +202,7 @@ def _show_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:
     """Say that a shard is done, and others are not."""
     if as_json:
         failed = sum(count for _, count, _ in result.failures)
-        typer.echo(json.dumps({"shard": shard, "missing": result.missing, "failed": failed}))
+        print_json({"shard": shard, "missing": result.missing, "failed": failed})
         return
     typer.echo(f"shard {shard}: its episodes are stored; {result.missing:,} of other shards are not.")
     typer.echo("next         the other shards; then the same command without --shard for the table")
@@ -306,7 +311,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 def show_estimates(estimates: Estimates, as_json: bool) -> None:
     """Print the estimates of a plan, as tables or as JSON."""
     if as_json:
-        typer.echo(json.dumps(estimates.as_dict(), indent=1))
+        print_json(estimates.as_dict())
         return
     _show_cells(estimates)
     _show_work(estimates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.output import print_json, stdout_console
 from fewshot_bench.cli.study_options import ResultsOption
 
 
@@ -25,14 +26,12 @@ def status(
 
     Read-only, from any machine that sees the folder. Ctrl-C stops watching, not the study.
     """
-    from rich.console import Console
-
     from fewshot_bench.report.status import Watch, show_live, status_text
 
-    console, seen = Console(), Watch(results)
+    console, seen = stdout_console(), Watch(results)
     if as_json:
-        typer.echo(json.dumps(seen.look().as_dict(), indent=1))
-    elif console.is_terminal if watch is None else watch:
+        print_json(seen.look().as_dict())
+    elif sys.stdout.isatty() if watch is None else watch:
         with suppress(KeyboardInterrupt):
             show_live(seen, str(results), console)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, command_group, results_folder
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.cli.study_options import ResultsOption
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def compact(results: ResultsOption = Path("results"), as_json: JsonOption = Fals
     found = compact_store(outcomes_of(results))
     damaged = sum(isinstance(result, Damaged) for result in found)
     if as_json:
-        typer.echo(json.dumps([_as_dict(result) for result in found], indent=1))
+        print_json([_as_dict(result) for result in found])
     else:
         for result in found:
             typer.echo(printable(_line(result)))
@@ -76,7 +76,7 @@ def check(results: ResultsOption = Path("results"), as_json: JsonOption = False)
 
     found = check_store(outcomes_of(results))
     if as_json:
-        typer.echo(json.dumps([result.as_dict() for result in found], indent=1))
+        print_json([result.as_dict() for result in found])
     else:
         for result in found:
             _show(result)
@@ -111,7 +111,7 @@ def merge(
     cells = merged([results_folder(source) for source in sources], results / "outcomes")
     if as_json:
         records = [{"cell": result.cell.key, "copied": result.copied, "known": result.known} for result in cells]
-        typer.echo(json.dumps(records, indent=1))
+        print_json(records)
         return
     for result in cells:
         counts = f"{result.copied:>5,} parts copied, {result.known:,} there already"
@@ -140,7 +140,7 @@ def prune(
         raise typer.Exit(_REFUSED)
     files = pruned(folder)
     if as_json:
-        typer.echo(json.dumps({"cell": folder.name, "files": files}))
+        print_json({"cell": folder.name, "files": files})
     else:
         typer.echo(f"removed      {folder}{about}, {files:,} files")
         _tell_next(results)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from fewshot_bench.cli.completion import completer
 from fewshot_bench.cli.options import Location, assignment, hyper_parameter, numbers, results_folder, words
 from fewshot_bench.study.study import OF_FEW_SHOT, NamedHyperParameters, Options, Study
 
 if TYPE_CHECKING:
     from fewshot_bench.study.plan import StudyPlan
+    from fewshot_bench.study.study_file import StudyFile
     from fewshot_bench.study.study_parser import Override
 
 _SECTIONS = ("data", "method", "episodes", "computing", "output")
@@ -38,6 +41,8 @@ def field_option(
         found["metavar"] = metavar
     if name == "results":
         found["parser"] = results_folder
+    if (names := completer(name)) is not None:
+        found["autocompletion"] = names
     for part in field.metadata if has_bounds else ():
         found |= {"min": part.ge} if hasattr(part, "ge") else {"max": part.le} if hasattr(part, "le") else {}
     panel = model.fact(name, "section").title()
@@ -227,7 +232,12 @@ def validated_study(fields: Mapping[str, Any]) -> Study:
 
 
 def planned_study(
-    context: typer.Context, study: str | None, setting_path: Path | None, *, trusts_code: bool = False
+    context: typer.Context,
+    study: str | None,
+    setting_path: Path | None,
+    *,
+    announce: Callable[[Sequence[str]], None],
+    trusts_code: bool = False,
 ) -> StudyPlan:
     """What a command line asks to run: a study file or preset with its changes, or options alone.
 
@@ -237,12 +247,16 @@ def planned_study(
         context: of the command.
         study: a file or a preset; None if options describe the study.
         setting_path: what a sweep chose.
+        announce: is told what the studies are going to do, in lines, before torch is imported.
         trusts_code: whether code that a file, a setting or a checkpoint names may be imported.
 
     Raises:
         FewshotBenchError: a value is refused, an option repeats what the file describes, or code cannot be imported.
     """
-    plan = _plan_of_options(context, setting_path) if study is None else _plan_of_file(context, study, trusts_code)
+    if study is None:
+        plan = _plan_of_options(context, setting_path, announce)
+    else:
+        plan = _plan_of_file(context, study, trusts_code, announce)
     if trusts_code:
         from fewshot_bench.study.admission import admit_all
 
@@ -251,22 +265,47 @@ def planned_study(
     return plan
 
 
-def _plan_of_options(context: typer.Context, setting_path: Path | None) -> StudyPlan:
+def _plan_of_options(
+    context: typer.Context, setting_path: Path | None, announce: Callable[[Sequence[str]], None]
+) -> StudyPlan:
+    from fewshot_bench.study.announcement import announced
     from fewshot_bench.study.known_names import refuse_misspelt
 
     fields = chosen_fields(context, setting_path)
     backbones, recipes = listed_names(fields, "backbone"), listed_names(fields, "recipe")
     one = {"backbone": next(iter(backbones), None), "recipe": next(iter(recipes), None)}
+    if recipes:
+        _announce_recipes(fields, recipes, announce, is_fresh=context.params["fresh"])
     described = [validated_study({**fields, **one})]
     for backbone in dict.fromkeys(backbones[1:]):
         refuse_misspelt("backbone", backbone)
         described.append(described[0].model_copy(update={"backbone": backbone}))
     described += [validated_study({**fields, "recipe": recipe}) for recipe in dict.fromkeys(recipes[1:])]
+    if not recipes:
+        announce(announced(described, is_fresh=context.params["fresh"]))
     from fewshot_bench.study.plan import StudyPlan  # imports pandas, which a misspelt name should not wait for
 
     plan = StudyPlan.of_options(described)
     _admit_typed(context)
     return plan
+
+
+def _announce_recipes(
+    fields: Mapping[str, Any], recipes: Sequence[str], announce: Callable[[Sequence[str]], None], *, is_fresh: bool
+) -> None:
+    """Announce the studies of named recipes, whose validation imports torch; what is refused later is left to that."""
+    from pydantic import ValidationError
+
+    from fewshot_bench.errors import FewshotBenchError
+    from fewshot_bench.study.announcement import announced
+    from fewshot_bench.training.named_recipes import recipe_names
+
+    without = {name: value for name, value in fields.items() if name not in ("recipe", "base_settings")}
+    with suppress(ValidationError, FewshotBenchError):
+        study = Study.model_validate(without)
+        known = [recipe for recipe in dict.fromkeys(recipes) if recipe in recipe_names() or recipe.endswith(".toml")]
+        if len(known) == len(set(recipes)):
+            announce(announced([study.model_copy(update={"recipe": name}) for name in known], is_fresh=is_fresh))
 
 
 def _admit_typed(context: typer.Context) -> None:
@@ -280,7 +319,10 @@ def _admit_typed(context: typer.Context) -> None:
         admit_fields({**fields, "backbone": backbone})
 
 
-def _plan_of_file(context: typer.Context, study: str, trusts_code: bool) -> StudyPlan:
+def _plan_of_file(
+    context: typer.Context, study: str, trusts_code: bool, announce: Callable[[Sequence[str]], None]
+) -> StudyPlan:
+    from fewshot_bench.study.announcement import announced_file
     from fewshot_bench.study.study_file import preset_text
 
     preset_text(study)  # a name or a file that does not exist is found before pandas is imported
@@ -288,7 +330,11 @@ def _plan_of_file(context: typer.Context, study: str, trusts_code: bool) -> Stud
 
     beside = _options_beside_a_file(context, study)
     overrides = [Override.from_text(*assignment(text)) for text in context.params["set_"] or []]
-    return plan_of_file(study, [*overrides, *beside], trusts_code=trusts_code)
+
+    def announce_file(file: StudyFile) -> None:
+        announce(announced_file(file, study, is_fresh=context.params["fresh"]))
+
+    return plan_of_file(study, [*overrides, *beside], trusts_code=trusts_code, announce=announce_file)
 
 
 def _options_beside_a_file(context: typer.Context, study: str) -> list[Override]:

@@ -5,7 +5,6 @@ With `--jobs N`, N processes run the same command, and each takes the points tha
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import typer
 from fewshot_bench._io.resuming import note_saved
 from fewshot_bench._io.toml import value_of
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption, assignment, words
+from fewshot_bench.cli.output import print_json, stdout_console
 from fewshot_bench.cli.processes import workers
 from fewshot_bench.cli.study_options import (
     chosen_fields,
@@ -111,6 +111,9 @@ def sweep(
     missing = unfinished_points(planned) if shard is not None else 0
     if missing:
         total = len(planned.distinct_points())
+        if as_json:
+            print_json({"shard": shard, "points": len(points), "missing": missing})
+            return
         typer.echo(f"shard {shard}: its {len(points)} points are complete, {total - missing} of all {total}.")
         typer.echo("next         the other shards; then the same command without --shard for the table")
         return
@@ -182,13 +185,11 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
             "setting": str(result.best_path),
             "pictures": [str(picture) for picture in pictures],
         }
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
         return
-    from rich.console import Console
-
     from fewshot_bench.study.sweep import text_of
 
-    print_sweep(result.frame, task, Console())
+    print_sweep(result.frame, task, stdout_console())
     seconds = result.best.budget["seconds"]
     typer.echo(f"chosen       {text_of(result.best.chosen)}  ({len(planned.points)} points, {seconds:.0f} s)")
     typer.echo(f"table        {result.csv}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from fewshot_bench._io.ranks import is_main_process
 from fewshot_bench._io.text import printable
 from fewshot_bench._io.toml import tomllib
 from fewshot_bench.cli.options import JsonOption, assignment
+from fewshot_bench.cli.output import print_json
 from fewshot_bench.cli.study_options import field_option, takes_fields
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study.study import Options, option
@@ -171,7 +171,7 @@ def train(
     if note := weights_note(checkpoint.computing):
         typer.echo(printable(f"note: {note}"), err=True)
     if as_json:
-        typer.echo(json.dumps({"name": checkpoint.name, **checkpoint.facts()}, indent=1))
+        print_json({"name": checkpoint.name, **checkpoint.facts()})
         return
     _report(plan.dataset, checkpoint)
 

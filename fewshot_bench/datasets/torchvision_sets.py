@@ -168,9 +168,7 @@ def check_torchvision_name(source: str, root: str | None = None) -> tuple[str, s
     if name in _WITHOUT_A_CLASS:
         raise DatasetError(f"{source} is not for classification: its images do not have one class each.")
     if name not in _SETS:
-        spelled = {known.lower(): known for known in _SETS}
-        answer = f"Did you mean {spelled[name.lower()]}?" if name.lower() in spelled else ""
-        raise UnknownNameError("dataset of torchvision", name, _SETS, answer=answer)
+        raise UnknownNameError("dataset of torchvision", name, _SETS)
     parts = _SETS[name].parts
     if part and part not in parts:
         raise UnknownNameError(f"part of {name}", part, parts)

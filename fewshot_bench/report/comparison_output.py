@@ -22,10 +22,18 @@ from fewshot_bench.report.leaderboard_output import (
     effect_header,
     new_table,
     plus_minus_of,
+    prefix_header,
     print_table,
     verdict_width,
 )
-from fewshot_bench.report.names import CLAIMED, ONE_TRAINING_NOTE, TRANSDUCTIVE_NOTE, protocol_names, unit_text
+from fewshot_bench.report.names import (
+    CLAIMED,
+    ONE_TRAINING_NOTE,
+    TRANSDUCTIVE_NOTE,
+    protocol_names,
+    unit_text,
+    without_common_prefix,
+)
 from fewshot_bench.report.notes import (
     ACROSS_MARK,
     ACROSS_NOTE,
@@ -140,12 +148,16 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
         table.add_column("same", no_wrap=True)
     has_both = 0 < len(task.transductive) < len(task.means)
     by_kind = sorted(task.means, key=lambda name: name in task.transductive)
+    shared, shortened = without_common_prefix([task.shown(name) for name in by_kind])
+    short = dict(zip([task.shown(name) for name in by_kind], shortened, strict=True))
+    if shared:
+        table.columns[0].header = prefix_header(shared, console, console.width - 24)
     for is_transductive, names in groupby(by_kind, key=lambda name: name in task.transductive):
         if has_both:
             table.add_row(Text("transductive" if is_transductive else "inductive", "italic"))
         for name in names:
             own = [letters[name]] if letters else []
-            lines = broken(task.shown(name), console.width - 24)
+            lines = broken(short[task.shown(name)], console.width - 24)
             table.add_row(Text("\n".join(lines)), f"{100 * task.means[name]:.2f}", *own)
     print_table(console, title, table)
     if len(task.comparisons) > _MOST_PAIRS:
@@ -162,7 +174,8 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
         effect = difference_text(*ends, half_width, plus_minus, is_whole=is_whole)
         p = claims_text(pair.p_corrected, pair.p_beyond_corrected, is_whole=is_whole)
         verdict = coloured(f"{pair.verdict}{ACROSS_MARK if pair.is_across else ''}", pair.verdict)
-        pairs.add_row(_pair_text(pair.shown_a, pair.shown_b, console.width - 66), effect, p, verdict)
+        a, b = (short.get(name, name) for name in (pair.shown_a, pair.shown_b))
+        pairs.add_row(_pair_text(a, b, console.width - 66), effect, p, verdict)
     console.print(pairs)
     for pair in task.comparisons:
         if max(pair.trainings) > 1:
@@ -213,11 +226,15 @@ def _print_datasets(result: OverDatasets, console: Console) -> None:
     """The tests over datasets, in which each dataset counts once."""
     p_headers = (p_header(result.correction).replace("p", "t-test p", 1), "Wilcoxon p", "least p")
     table = new_table("A - B", f"points {plus_minus_of(console)} 95% CI", *p_headers)
-    for (a, b), paired in list(result.pairs.items())[:_MOST_PAIRS]:
+    pairs = list(result.pairs.items())[:_MOST_PAIRS]
+    shown = [result.shown(name) for name in dict.fromkeys(name for pair, _ in pairs for name in pair)]
+    _, shortened = without_common_prefix(shown)
+    short = dict(zip(shown, shortened, strict=True))
+    for (a, b), paired in pairs:
         half_width = 100 * (paired.test.ci_high - paired.test.mean_difference)
         effect = f"{100 * paired.test.mean_difference + 0.0:+.2f} {plus_minus_of(console)} {half_width:.2f}"
         mark = ACROSS_MARK if (a in result.transductive) != (b in result.transductive) else ""
-        names = _pair_text(result.shown(a), f"{result.shown(b)}{mark}", console.width - 68)
+        names = _pair_text(short[result.shown(a)], f"{short[result.shown(b)]}{mark}", console.width - 68)
         tests = (p_text(result.p_corrected[a, b]), p_text(paired.wilcoxon_p), p_text(paired.smallest_p))
         table.add_row(names, Text(effect), *tests)
     print_table(console, f"over {len(result.accuracies)} datasets, {result.task}: one pair per dataset", table)
@@ -225,8 +242,11 @@ def _print_datasets(result: OverDatasets, console: Console) -> None:
     if ranks is None:
         return
     table = new_table("method", "mean rank")
-    for name, rank in zip(result.accuracies.columns, ranks.mean_ranks, strict=True):
-        table.add_row(Text("\n".join(broken(result.shown(str(name)), console.width - 14))), f"{rank:.2f}")
+    shared, shortened = without_common_prefix([result.shown(str(name)) for name in result.accuracies.columns])
+    if shared:
+        table.columns[0].header = prefix_header(shared, console, console.width - 14)
+    for text, rank in zip(shortened, ranks.mean_ranks, strict=True):
+        table.add_row(Text("\n".join(broken(text, console.width - 14))), f"{rank:.2f}")
     title = f"Friedman {p_equation(ranks.p)}, Iman-Davenport {p_equation(ranks.iman_davenport_p)}"
     print_table(console, f"{title}; {ranks_text(len(ranks.mean_ranks), ranks.critical_difference)}", table)
 

@@ -66,7 +66,9 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
         {key: _title(rows) for key, rows in groups.items()}, {key: f" ({key[:8]})" for key in groups}
     )
     for key, rows in groups.items():
-        print_table(console, titles[key], _results_table(rows, console, claim))
+        footnotes = _footnotes(rows, console)
+        notes = [f"{mark} {remark}" for remark, mark in footnotes.items()]
+        print_table(console, titles[key], _results_table(rows, console, claim, footnotes), notes)
         same = f"paired t-test on the same {_unit(rows.iloc[0].to_dict())}s"
         for test, how in ((PAIRED, same), (WELCH, "Welch's t-test, other episodes")):
             tested = rows[rows["test"] == test]
@@ -103,7 +105,27 @@ def _baseline(rows: pd.DataFrame, tested: pd.DataFrame) -> str:
     return next((row_name(row) for row in rows.to_dict("records") if row["method"] == name), str(name))
 
 
-def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _footnotes(rows: pd.DataFrame, console: Console) -> dict[str, str]:
+    """The mark of every remark on a row, such as ¹, in the order of the rows."""
+    remarks = dict.fromkeys(remark for row in rows.to_dict("records") for remark in _remarks(row))
+    marks = [f"[{number}]" for number in range(1, len(remarks) + 1)]
+    if not console.options.ascii_only:
+        marks = [mark.strip("[]").translate(_SUPERSCRIPTS) for mark in marks]
+    return dict(zip(remarks, marks, strict=True))
+
+
+def _remarks(row: Mapping[Any, Any]) -> list[str]:
+    """What the flags of a row say that stands nowhere else."""
+    if is_published(row):
+        return []
+    shown_elsewhere = ("transductive", *BASELINE_KINDS.values())  # by the name, and in the table of the tests
+    return [flag for flag in (row["flags"] or "").split("; ") if flag and flag not in shown_elsewhere]
+
+
+def _results_table(rows: pd.DataFrame, console: Console, claim: Claim, footnotes: Mapping[str, str]) -> Table:
     group, whole = LETTER_COLUMNS[claim], is_whole(rows.iloc[0].to_dict())
     plus_minus = plus_minus_of(console)
     with_data = bool(rows["data_ci95"].notna().any()) and not whole
@@ -132,6 +154,7 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
             numbers = [Text(mean, style), *(Text(text, style) for text in others), *letters, rate]
         name = f"{row_name(row)}{PUBLISHED if is_printed else ''}"
         name = f"{_BELOW}seed {int(row['training_seed'])}" if is_training else name
+        name += " ".join(footnotes[remark] for remark in _remarks(row))
         lines.append(_Line(_kind(row), name, _note(row, rows, plus_minus), numbers))
     return _filled(table, console, lines)
 
@@ -244,9 +267,7 @@ def _note(row: Mapping[Any, Any], rows: pd.DataFrame, plus_minus: str) -> str:
         if _is_uneven(rows) and row["source"] == MEASURED and not is_whole(row)
         else ""
     )
-    shown_elsewhere = ("transductive", *BASELINE_KINDS.values())  # by the name, and in the table of the tests
-    flags = [flag for flag in (row["flags"] or "").split("; ") if flag not in shown_elsewhere]
-    parts = [part for part in (trainings_text(row, plus_minus), uneven, *flags) if part]
+    parts = [part for part in (trainings_text(row, plus_minus), uneven) if part]
     return f"({'; '.join(parts)})" if parts else ""
 
 
@@ -273,11 +294,9 @@ def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
         min(limits[i], max(len(header), *(len(line.cells[i]) for line in lines))) for i, header in enumerate(headers)
     ]
     for_names = console.width - sum(widths) - 2 * len(table.columns)
-    names = [line.name for line in lines]
-    shared, shortened = without_common_prefix(names)
-    if shared and max(map(len, names)) > for_names:
-        table.columns[0].header = Text("\n".join(broken(f"{printable(shared)}…", for_names)))
-        names = shortened
+    shared, names = without_common_prefix([line.name for line in lines])
+    if shared:
+        table.columns[0].header = prefix_header(shared, console, for_names)
     kinds = {line.kind for line in lines}
     has_headings, before = len(kinds) > 1 and "transductive" in kinds, ""
     for line, name in zip(lines, names, strict=True):
@@ -289,6 +308,11 @@ def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
     return table
 
 
+def prefix_header(shared: str, console: Console, width: int) -> Text:
+    """The header of a column of names without the stages that all of them begin with, e.g. "conv4_64/…"."""
+    return Text("\n".join(broken(f"{shared}{'...' if console.options.ascii_only else '…'}", width)))
+
+
 def new_table(first: str, *numbers: str) -> Table:
     """An empty table with a column of names and further columns of numbers."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
@@ -298,10 +322,12 @@ def new_table(first: str, *numbers: str) -> Table:
     return table
 
 
-def print_table(console: Console, title: str, table: Table) -> None:
-    """Print a table below its title; Rich's own titles are wrapped to the width of the table."""
+def print_table(console: Console, title: str, table: Table, footnotes: Sequence[str] = ()) -> None:
+    """Print a table below its title and above its footnotes; Rich's own are wrapped to the width of the table."""
     console.print(Text(title))
     console.print(table)
+    for footnote in footnotes:
+        console.print(Text(printable(footnote), "dim"))
     console.print()
 
 
@@ -351,7 +377,7 @@ def plus_minus_of(console: Console) -> str:
 def broken(name: str, width: int) -> list[str]:
     """A method's name in lines, broken between its stages and settings rather than within a word."""
     lines = [""]
-    for part in re.split(r"(?<=[/,])|(?=[@+])|(?<= )(?=\(transductive\)$)", printable(name)):
+    for part in re.split(r"(?<=[/,])|(?=[@+])|(?<= )(?=\(transductive\)[^ ]*$)", printable(name)):
         if lines[-1] and len(lines[-1]) + len(part) > max(width, _NARROWEST_NAME):
             lines.append("")
         lines[-1] += part

@@ -30,8 +30,8 @@ from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.outcomes.manifest import read_manifest
 from fewshot_bench.outcomes.study_log import DID_ITS_PART, PlannedCell, RecordedStudy, recorded_studies
-from fewshot_bench.report.names import marked_names, short_name
-from fewshot_bench.units import rate_text
+from fewshot_bench.report.names import marked_names, short_name, without_common_prefix
+from fewshot_bench.units import duration_text, rate_text
 
 _RATE_WINDOW, _SHORTEST_RATE = 60.0, 2.0  # seconds that a rate is measured over, at most and at least
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -318,30 +318,24 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
         width: columns of the terminal.
         height: its lines, if only so many may be used: idle cells are left out first.
     """
-    width = min(_WIDEST, max(_NARROWEST, width))
+    room, width = max(_NARROWEST, width), min(_WIDEST, max(_NARROWEST, width))
     shown = _fitting(state.cells, height)
     rule = Text("-" * width, "dim")
-    parts: list[RenderableType] = [_row("", "", list(_COLUMNS), width), rule]
+    methods = list(dict.fromkeys(printable(cell.method) for cell in shown))
+    shared, shortened = without_common_prefix(methods)
+    heading = f"{shared}…" if shared else ""
+    if len(heading) > width - sum(1 + columns for columns in _COLUMNS.values()):
+        heading, shortened = "", methods
+    short = dict(zip(methods, shortened, strict=True))
+    parts: list[RenderableType] = [_row(heading, "", list(_COLUMNS), width), rule]
     for (method, is_transductive), cells in groupby(shown, key=lambda cell: (cell.method, cell.is_transductive)):
-        name = printable(method)
-        parts.append(Text(marked_names([name], [name] if is_transductive else [], width)[0], "bold"))
+        name = short[printable(method)]
+        parts.append(Text(marked_names([name], [name] if is_transductive else [], room)[0], "bold"))
         parts += [_row(f"  {cell.task}", _style(cell), _numbers(cell), width) for cell in cells]
     if len(state.cells) > 1:
         parts += [rule, _row("all", "bold", _totals(state), width)]
     lines = _lines(state, results, len(state.cells) - len(shown))
     return Group(*parts, Text(), *(Text(printable(line)) for line in lines))
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units: "45 s", "12 min", "3 h 20", "2 d 4 h"."""
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d}" if hours < 48 else f"{hours // 24:,} d {hours % 24} h"
 
 
 def _row(label: str, style: str, texts: Sequence[str], width: int) -> Text:
@@ -428,4 +422,4 @@ def _or_nothing(count: int) -> str:
 
 
 def _time_left(left: int, seconds: float | None) -> str:
-    return "" if not left else "?" if seconds is None else duration(seconds)
+    return "" if not left else "?" if seconds is None else duration_text(seconds)

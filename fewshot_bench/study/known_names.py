@@ -20,7 +20,7 @@ from fewshot_bench._io.locations import checkpoints_folder
 from fewshot_bench.datasets import DATASETS, check_name
 from fewshot_bench.datasets.store import stored_names
 from fewshot_bench.errors import CodeNotTrustedError, StudyError, UnknownNameError
-from fewshot_bench.registry import what_to_type
+from fewshot_bench.literature_names import plain_name
 from fewshot_bench.study.study import Study
 from fewshot_bench.training.recipe import refuse_unknown_choices
 
@@ -69,9 +69,9 @@ def refuse_misspelt(kind: Kind, name: str) -> None:
             return
         if name.startswith(_TIMM):
             raise UnknownNameError("timm model", model, timm_models())
+        known += [other for other in timm_models() if plain_name(other) == plain_name(name)]
     if ":" not in name:
-        answer = what_to_type(name) if kind == "adaptation" else ""
-        raise UnknownNameError(kind, name, known, answer=answer)
+        raise UnknownNameError(kind, name, known)
 
 
 def refuse_misspelt_study(study: Study) -> None:

@@ -31,7 +31,7 @@ from fewshot_bench.study.study import (
     Study,
     Tau,
 )
-from fewshot_bench.training.named_recipes import named_recipe
+from fewshot_bench.training.named_recipes import named_recipe, recipe_names
 
 MOST_STUDIES = 2_000
 """The limit of a file; a larger grid is a mistake or an attack."""
@@ -92,6 +92,8 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                 return path, str(error)
         for path, table in (((), self), *self._tables()):
             for number, name in enumerate(table.recipe or ()):
+                if name in recipe_names():  # which are right; to read one imports torch
+                    continue
                 try:
                     named_recipe(name)
                 except FewshotBenchError as error:
@@ -197,7 +199,8 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
     def code(self) -> Iterator[tuple[KeyPath, Callable[[str], None], str]]:
         """Every name of code or of a hub that is not admitted yet: its place, what admits it, and the name."""
-        for path, registry, name in self._registered_names():
+        may_be_code = any(is_code(name) and not name.startswith("timm:") for _, _, name in self._names())
+        for path, registry, name in self._registered_names() if may_be_code else ():  # which imports torch
             if is_code(name) and name not in registry:
                 yield path, registry.admit, name
         for number, name in enumerate(self.datasets):

@@ -6,7 +6,7 @@ import copy
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -191,13 +191,20 @@ _PART, _BETWEEN = re.compile(r"[\w\"'-]\s*\."), re.compile(r"[,=\[\]\n]")
 _LONGEST = 60  # characters of a value in a sentence
 
 
-def plan_of_file(name: str, overrides: Sequence[Override] = (), *, trusts_code: bool = False) -> StudyPlan:
+def plan_of_file(
+    name: str,
+    overrides: Sequence[Override] = (),
+    *,
+    trusts_code: bool = False,
+    announce: Callable[[StudyFile], None] = lambda file: None,
+) -> StudyPlan:
     """The studies of a file or of a preset, with overrides.
 
     Args:
         name: a preset, or the path of a TOML file.
         overrides: applied in order; code that they name is imported.
         trusts_code: whether code that the file names is imported too.
+        announce: is told the file before torch is imported to check the rest of it.
 
     Raises:
         CodeError: code cannot be imported.
@@ -205,7 +212,7 @@ def plan_of_file(name: str, overrides: Sequence[Override] = (), *, trusts_code: 
         UnknownNameError: there is no such file or preset.
     """
     text = preset_text(name)
-    return _Source(name, _read(Path(name)) if text is None else text, overrides, trusts_code).plan()
+    return _Source(name, _read(Path(name)) if text is None else text, overrides, trusts_code).plan(announce)
 
 
 def _read(path: Path) -> str:
@@ -238,12 +245,13 @@ class _Source:
     overrides: Sequence[Override]
     trusts_code: bool = False
 
-    def plan(self) -> StudyPlan:
-        """The plan of its studies."""
+    def plan(self, announce: Callable[[StudyFile], None] = lambda file: None) -> StudyPlan:
+        """The plan of its studies; the file is announced before torch is imported."""
         file = self._validated(self._parsed())
         misspelt = file.misspelt()
         if misspelt is not None:
             raise self._error(*misspelt)
+        announce(file)
         self._admit_code(file)
         problem = file.problem()
         if problem is not None:

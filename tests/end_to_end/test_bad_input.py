@@ -16,7 +16,10 @@ BAD = {
     "unknown backbone": (["run", "--backbone", "conv5_32"], "Did you mean conv4_32"),
     "unknown timm model": (["run", "--backbone", "timm:resnet19"], "no timm model called 'resnet19'"),
     "unknown adaptation": (["run", "--adapt", "centriod"], "Did you mean centroid or entropy?"),
-    "unknown loss": (["run", "--base-loss", "schane"], "no loss called 'schane'. Did you mean ce+schane"),
+    "unknown loss": (
+        ["run", "--base-loss", "schane"],
+        "no loss called 'schane'. SCHaNe comes with cross-entropy: --loss ce+schane",
+    ),
     "unknown split": (
         ["run", "--split", "tset"],
         "--split: Input should be 'base', 'validation', 'novel', 'train' or 'test'",

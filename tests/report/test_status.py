@@ -17,7 +17,8 @@ from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.leases import EpisodeRange, Leases
 from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord
-from fewshot_bench.report.status import CellState, StudyState, Watch, duration, status_text
+from fewshot_bench.report.status import CellState, StudyState, Watch, status_text
+from fewshot_bench.units import duration_text
 
 ELSEWHERE = "0123456789ab-17-4711"
 CE, SCHANE = "conv/base-ce/centroid", "conv/base-ce+schane/centroid"
@@ -52,7 +53,7 @@ def test_a_method_that_is_planned_says_that_it_is_transductive_before_anything_i
     state = Watch(tmp_path).look()
     assert [one.is_transductive for one in state.cells] == [True, False]
     text = shown(state)
-    assert f"{CE} (transductive)" in text
+    assert f"{CE.removeprefix('conv/')} (transductive)" in text
     assert f"{SCHANE} (transductive)" not in text
     assert [one["is_transductive"] for one in state.as_dict()["cells"]] == [True, False]
 
@@ -317,4 +318,4 @@ def test_a_low_terminal_shows_where_something_happens():
     [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5_900, "98 min"), (6_300, "1 h 45"), (200_000, "2 d 7 h")],
 )
 def test_times_are_told_in_two_units(seconds, text):
-    assert duration(seconds) == text
+    assert duration_text(seconds) == text
