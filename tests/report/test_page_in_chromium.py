@@ -5,6 +5,7 @@ Screenshots stay in build/screenshots, which continuous integration keeps.
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -314,6 +315,9 @@ def test_groups_stand_in_the_authors_order_however_the_table_is_sorted(browser, 
     page.wait_for_function(READY)
     for is_descending in (False, True):
         header_cell(page, "Mean %").click()
+        order = re.compile(f"dt-ordering-{'desc' if is_descending else 'asc'}")
+        playwright.expect(header_cell(page, "Mean %")).to_have_class(order)
+        page.wait_for_timeout(300)  # the rows follow their header
         rows = page.eval_on_selector_all(".dt-container tbody tr:not(.dtrg-group)", ROWS)
         numbers = [float(row[column_of(page, "Mean %")]) for row in rows]
         groups = [numbers[:4], numbers[4:]]

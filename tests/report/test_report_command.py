@@ -73,7 +73,7 @@ def test_figures_go_into_their_folder(results, tmp_path, capsys):
     assert exit_code(["report", "--results", str(results), "--baseline", BASE, "--figures", str(folder)]) == 0
     files = sorted(path.name for path in folder.iterdir())
     assert "forest-1-birds-5-way-1-shot.svg" in files
-    for name in ("confused-2-birds-5-way-5-shot", "confusion-2-birds-5-way-5-shot", "shots-1-birds-5-way"):
+    for name in ("confusion-2-birds-5-way-5-shot", "shots-1-birds-5-way"):
         assert {f"{name}.svg", f"{name}.png"} <= set(files)
     assert f"{len(files)} files in {folder}" in capsys.readouterr().out
 

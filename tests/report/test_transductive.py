@@ -112,7 +112,8 @@ def page_of(results, **options) -> str:
 
 def static_page(results, **options) -> str:
     """What of the page can be read without a script, and the table's rows; tags become spaces."""
-    page = page_of(results, **options)
+    answers = r'<details class="answers".*?</details>'  # whose sentences begin with the kind
+    page = re.sub(answers, "", page_of(results, **options), flags=re.DOTALL)
     cards = re.sub(r"<pre.*?</pre>", "", re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL), flags=re.DOTALL)
     table = " ".join(" ".join(row) for row in table_rows(page))
     plain = re.sub(r"<[^>]*>", " ", f"{cards} {table}")
