@@ -117,7 +117,7 @@ def colour_code(app: Sphinx, tree: nodes.document) -> None:
 
 
 def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Escape what reStructuredText would take for markup: docstrings mark names by single backticks, and nothing else."""
+    """Escape what reStructuredText takes for markup: docstrings mark names by single backticks, and nothing else."""
     is_example = False
     for number, line in enumerate(lines):
         is_example = line.lstrip().startswith(">>>") or (is_example and bool(line.strip()))
