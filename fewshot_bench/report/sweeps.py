@@ -17,7 +17,7 @@ from rich.text import Text
 from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import checked_folder, folders_in, is_file, read_bytes
 from fewshot_bench._io.text import unguarded
-from fewshot_bench.errors import OutcomeError
+from fewshot_bench.errors import IrregularFileError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore, marked
 from fewshot_bench.report.names import is_transductive, value_text
 from fewshot_bench.report.scores import over_trainings, task_scores
@@ -288,7 +288,9 @@ def stored_sweeps(folder: Location) -> list[SweepResults]:
 def _read_sweep(path: Location) -> pd.DataFrame:
     try:
         frame = pd.read_csv(io.BytesIO(read_bytes(path, _LARGEST)))
-    except (OSError, ValueError) as error:
+    except IrregularFileError:
+        raise
+    except (OSError, ValueError, OutcomeError) as error:
         raise OutcomeError(f"{path} cannot be read ({error}). Repeat that sweep, which writes it again.") from error
     flags = [name for name in ("is_best", "is_transductive") if name in frame]
     if not len(frame) or not set(frame.columns) >= _NEEDED or any(frame[name].dtype != bool for name in flags):

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -216,15 +216,30 @@ def outcome_bytes(cell: Cell, missing: int, chunk: int) -> int:
         return 0
     card = cell.protocol
     parts = math.ceil(missing / chunk)
-    return parts * part_bytes(card.way, card.query, min(chunk, missing)) + len(cell.as_json().encode())
+    part = part_bytes(card.way, card.query, min(chunk, missing), is_whole=card.is_whole)
+    return parts * part + len(cell.as_json().encode())
 
 
 @cache
-def part_bytes(way: int, query: int, episodes: int) -> int:
-    """Bytes of a part of N-way episodes with Q queries per class and random predictions, which compress worst."""
-    predictions = np.random.default_rng(0).integers(0, way, (episodes, way * query), dtype=position_type(way))
-    cell = Cell(MethodCard("random", "", "", ""), ProtocolCard("none", "", "novel", way, 1, query, 0, 1))
+def part_bytes(way: int, query: int, episodes: int, *, is_whole: bool = False) -> int:
+    """Bytes of a part of N-way episodes with Q queries per class and random predictions, which compress worst.
+
+    Args:
+        way: N; of a whole split, its number of classes.
+        query: Q.
+        episodes: in the part, E.
+        is_whole: an episode is one image of a whole split, with its confidence.
+    """
+    random = np.random.default_rng(0)
+    queries = 1 if is_whole else way * query
+    predictions = random.integers(0, way, (episodes, queries), dtype=position_type(way))
+    card = ProtocolCard("none", "", "novel", way, 1, query, 0, 1)
+    if is_whole:
+        card = replace(card, shot=0, query=1, sampler="whole")
+    cell = Cell(MethodCard("random", "", "", ""), card)
+    truth = random.integers(0, way, (episodes, 1), dtype=position_type(way)) if is_whole else None
+    confidence = random.uniform(1 / way, 1, episodes) if is_whole else None
     with tempfile.TemporaryDirectory() as folder:
-        frame = episode_frame(0, np.arange(episodes), predictions, way, 0.001)
+        frame = episode_frame(0, np.arange(episodes), predictions, way, 0.001, truth=truth, confidence=confidence)
         OutcomeStore(Path(folder)).append_frame(cell, frame)
         return sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))

@@ -31,7 +31,17 @@ OWN_NAMES: dict[Kind, tuple[str, ...]] = {
         "knn-probe", "label-propagation", "laplacian-shot", "lda", "linear-probe", "logistic", "maml", "matching",
         "pt-map", "ridge", "simpleshot", "svm", "tim",
     ),
-    "backbone": ("conv4_32", "conv4_64", "conv4_64_gap", "efficientnet_lite0", "resnet12", "resnet12_flat", "wrn28_10"),
+    "backbone": (
+        "conv4_32",
+        "conv4_64",
+        "conv4_64_gap",
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+        "resnet12",
+        "resnet12_flat",
+        "wrn28_10",
+    ),
     "loss": ("ce", "ce+schane", "ce+simclr", "ce+supcon"),
 }  # fmt: skip
 """The names that come with this package."""

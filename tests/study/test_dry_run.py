@@ -193,6 +193,12 @@ def test_outcomes_take_no_more_than_was_said(tmp_path):
     assert outcome_bytes(cells[0], 0, 10) == 0
 
 
+def test_an_image_of_a_whole_split_takes_a_few_bytes_however_many_classes_there_are():
+    few, many = (part_bytes(classes, 1, 2000, is_whole=True) for classes in (5, 5000))
+    assert few < many < 3 * few
+    assert many < 2000 * 40
+
+
 def test_as_plain_data_it_has_everything(tmp_path):
     ahead = estimate(plan_of(tmp_path, UNTRAINED)).as_dict()
     assert {"cells", "work", "missing", "notes", "results", "cache", "seconds", "is_whole", "peak_bytes"} <= set(ahead)

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, Strict, ValidationE
 from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import files_under, read_bytes, write_atomically
 from fewshot_bench._io.text import guarded
-from fewshot_bench.errors import OutcomeError
+from fewshot_bench.errors import IrregularFileError, OutcomeError
 from fewshot_bench.limits import MOST_CLASSES
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.schema import (
@@ -305,12 +305,13 @@ def _images(network: NetworkCard) -> tuple[str, str, str]:
 
 
 def _read(path: Location, kind: type[_T]) -> _T:
-    content = read_bytes(path, _LARGEST)
     try:
-        values = read_mapping(content)
+        values = read_mapping(read_bytes(path, _LARGEST))
         if values.get("format") != FORMAT:
             raise OutcomeError(f"format should be {FORMAT}, not {str(values.get('format'))[:40]!r}")
         return kind.model_validate(values)
+    except IrregularFileError:
+        raise
     except ValidationError as error:
         raise _refused(path, first_problem(error)) from error
     except OutcomeError as error:

@@ -50,7 +50,10 @@ def labels(cards: Sequence[EmbeddingCard]) -> list[str]:
 def print_cards(cards: Sequence[EmbeddingCard], pairs: Sequence[PairCard], console: Console) -> None:
     """Print the measures of networks side by side, the differences to the first, and published isotropy."""
     first = cards[0]
-    interval = ", with 95% intervals over classes" if first.has_intervals else ""
+    has_intervals = any(measure.low is not None for measure in first.measures)
+    interval = ", with 95% intervals over classes" if has_intervals else ""
+    if first.has_intervals and not has_intervals:
+        interval = ", too few for intervals over classes"
     title = f"{printable(first.network.images_title)}, {first.images:,} images of {first.classes:,} classes{interval}"
     for start in range(0, len(cards), _MOST_COLUMNS):
         shown = cards[start : start + _MOST_COLUMNS]
@@ -60,7 +63,7 @@ def print_cards(cards: Sequence[EmbeddingCard], pairs: Sequence[PairCard], conso
             table.add_row(Text(printable(name)), *(Text(measure_text(column.get(name))) for column in found))
         print_table(console, title, table)
     for pair in pairs:
-        table = new_table("measure", "difference" if not interval else "difference [95% interval]")
+        table = new_table("measure", "difference" if not has_intervals else "difference [95% interval]")
         for measure in pair.measures:
             table.add_row(Text(printable(measure.label)), Text(measure_text(measure)))
         print_table(console, f"{printable(pair.b.name)} minus {printable(pair.a.name)}, on the same images", table)
