@@ -42,7 +42,7 @@ nitpicky = True
 
 myst_heading_anchors = 4
 nb_execution_mode = "force"  # a cache is keyed by the notebook alone and would hide that the package has changed
-nb_execution_timeout = 120
+nb_execution_timeout = 600  # seconds per cell, for busy machines
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_merge_streams = True
@@ -64,7 +64,8 @@ html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main", 
 # Notebooks run as a new user would: an empty home, no network, the command of this Python.
 os.environ["FEWSHOT_BENCH_HOME"] = tempfile.mkdtemp(prefix="fewshot-bench-docs-")
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ.update({"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "COLUMNS": "110", "NO_COLOR": "1"})
+os.environ.update({"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "COLUMNS": "92", "NO_COLOR": "1"})
+os.environ.update({"TTY_COMPATIBLE": "0", "PYTHONWARNINGS": "ignore:IProgress not found"})  # no progress bars
 
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([\w./-]+)((?:#[\w-]+)?)\)")
 SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
