@@ -104,6 +104,15 @@ def read_page(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = links_to_the_repository(text, Path(app.env.doc2path(name)))
 
 
+def spread_notebooks(app: Sphinx, env: BuildEnvironment, names: list[str]) -> None:
+    """Deal the notebooks out among the pages, which `-j 2` reads in portions: side by side they take half the time."""
+    notebooks = [name for name in names if "{code-cell}" in Path(env.doc2path(name)).read_text(encoding="utf-8")]
+    others = [name for name in names if name not in notebooks]
+    for number, name in enumerate(notebooks):
+        others.insert(number * len(names) // len(notebooks), name)
+    names[:] = others
+
+
 def colour_code(app: Sphinx, tree: nodes.document) -> None:
     """Name the language of indented code, which Markdown cannot."""
     for block in tree.findall(nodes.literal_block):
@@ -160,6 +169,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", plain_docstring, priority=100)  # before napoleon
     app.connect("autodoc-process-signature", source_signature)
     app.connect("missing-reference", link_names)
+    app.connect("env-before-read-docs", spread_notebooks)
     app.connect("source-read", read_page)
     app.connect("doctree-read", colour_code)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
