@@ -62,7 +62,8 @@ html_copy_source = False
 html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main", "source_directory": "docs/"}
 
 # Notebooks run as a new user would: an empty home, no network, the command of this Python.
-os.environ["FEWSHOT_BENCH_HOME"] = tempfile.mkdtemp(prefix="fewshot-bench-docs-")
+HOME = tempfile.TemporaryDirectory(prefix="fewshot-bench-docs-")  # removed when Sphinx ends
+os.environ["FEWSHOT_BENCH_HOME"] = HOME.name
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ.update({"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "COLUMNS": "92", "NO_COLOR": "1"})
 os.environ.update({"TTY_COMPATIBLE": "0", "PYTHONWARNINGS": "ignore:IProgress not found"})  # no progress bars
