@@ -52,6 +52,7 @@ autodoc_member_order = "bysource"
 default_role = "py:obj"  # `Name` in a docstring is a link where the reference has it, and code elsewhere
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 
 html_theme = "furo"
 html_title = f"fewshot-bench {release}"
@@ -69,6 +70,7 @@ os.environ.update({"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "COLUMNS": "92", 
 os.environ.update({"TTY_COMPATIBLE": "0", "PYTHONWARNINGS": "ignore:IProgress not found"})  # no progress bars
 
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([\w./-]+)((?:#[\w-]+)?)\)")
+LISTED = re.compile(r"^- \[([^\]]+)\]\(([^)\s]+)\)", re.MULTILINE)
 SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 
 
@@ -93,16 +95,15 @@ def navigation(text: str) -> str:
     _, *parts = SECTION.split(text)
     tables = []
     for caption, section in zip(parts[::2], parts[1::2], strict=True):
-        pages = [target.removesuffix(".md") for _, target, _ in LINK.findall(section) if target.endswith(".md")]
-        inside = [page for page in pages if not page.startswith("..")]
-        tables.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *inside, "```"]))
+        links = [f"{words} <{target.removesuffix('.md')}>" for words, target in LISTED.findall(section)]
+        tables.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *links, "```"]))
     return "\n\n".join([text, *tables])
 
 
 def read_page(app: Sphinx, name: str, source: list[str]) -> None:
     """Prepare the text of a page before it is parsed."""
-    text = navigation(source[0]) if name in ("index", "python") else source[0]
-    source[0] = links_to_the_repository(text, Path(app.env.doc2path(name)))
+    text = links_to_the_repository(source[0], Path(app.env.doc2path(name)))
+    source[0] = navigation(text) if name in ("index", "python") else text
 
 
 def spread_notebooks(app: Sphinx, env: BuildEnvironment, names: list[str]) -> None:

@@ -76,7 +76,7 @@ def test_every_command_has_a_row_on_its_page():
 
 def test_every_public_name_is_in_the_reference():
     reference = "\n".join(path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.md"))
-    named = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)$", reference, re.MULTILINE))
+    named = set(re.findall(r"^\.\. (?:auto\w+|py:data):: ([\w.]+)$", reference, re.MULTILINE))
     whole = re.findall(r"^\.\. automodule:: ([\w.]+)$", reference, re.MULTILINE)
     named |= {name for module in whole for name in import_module(module).__all__}
     assert set(fewshot_bench.__all__) <= {name.rpartition(".")[2] for name in named}
