@@ -137,6 +137,8 @@ def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any,
             parts = line.split("`")
             parts[::2] = [re.sub(r"([*|]|(?<=\w)_(?=[\s,.;)]|$))", r"\\\1", part) for part in parts[::2]]
             lines[number] = "`".join(parts)
+    if what in ("property", "attribute", "data"):
+        lines.insert(0, "")  # napoleon would take the words before a colon of the first line for a type
 
 
 def source_signature(
