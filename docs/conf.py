@@ -45,7 +45,6 @@ nb_execution_mode = "force"  # a cache is keyed by the notebook alone and would 
 nb_execution_timeout = 600  # seconds per cell, for busy machines
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
-nb_merge_streams = True
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # by default from a CDN
 
 autodoc_member_order = "bysource"
@@ -65,6 +64,8 @@ html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main", 
 # Notebooks run as a new user would: an empty home, no network, the command of this Python.
 HOME = tempfile.TemporaryDirectory(prefix="fewshot-bench-docs-")  # removed when Sphinx ends
 os.environ["FEWSHOT_BENCH_HOME"] = HOME.name
+(Path(HOME.name) / "one-stream.sh").write_text("exec 2>&1\n", encoding="utf-8")
+os.environ["BASH_ENV"] = f"{HOME.name}/one-stream.sh"  # %%bash would tear lines where the two streams meet
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ.update({"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "COLUMNS": "92", "NO_COLOR": "1"})
 os.environ.update({"TTY_COMPATIBLE": "0", "PYTHONWARNINGS": "ignore:IProgress not found"})  # no progress bars

@@ -92,7 +92,7 @@ def test_links_to_elsewhere_are_listed(pages):
     ("page", "shown"),
     [
         ("tutorials/photos", "Which method for photos 5-way 5-shot?"),
-        ("tutorials/method", "Evaluation"),
+        ("tutorials/method", "interval over classes and images"),
         ("tutorials/table", "base-ce+schane"),
         ("tutorials/cluster", "next"),
         ("from-easyfsl", "over classes and images"),
