@@ -61,11 +61,24 @@ html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main", "source_directory": "docs/"}
 
+BASH = """
+import subprocess
+
+def bash(line, cell):  # IPython's own %%bash passes output on in pieces of 100 bytes, which tear lines
+    done = subprocess.run(["bash", "-e", "-c", cell], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout, end="")
+    done.check_returncode()
+
+get_ipython().register_magic_function(bash, "cell", "bash")
+"""
+
 # Notebooks run as a new user would: an empty home, no network, the command of this Python.
 HOME = tempfile.TemporaryDirectory(prefix="fewshot-bench-docs-")  # removed when Sphinx ends
 os.environ["FEWSHOT_BENCH_HOME"] = HOME.name
-(Path(HOME.name) / "one-stream.sh").write_text("exec 2>&1\n", encoding="utf-8")
-os.environ["BASH_ENV"] = f"{HOME.name}/one-stream.sh"  # %%bash would tear lines where the two streams meet
+os.environ["IPYTHONDIR"] = HOME.name
+STARTUP = Path(HOME.name, "profile_default", "startup", "bash.py")
+STARTUP.parent.mkdir(parents=True)
+STARTUP.write_text(BASH, encoding="utf-8")
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ.update({"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "COLUMNS": "92", "NO_COLOR": "1"})
 os.environ.update({"TTY_COMPATIBLE": "0", "PYTHONWARNINGS": "ignore:IProgress not found"})  # no progress bars
