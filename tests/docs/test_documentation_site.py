@@ -6,6 +6,7 @@ keeps.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -40,7 +41,8 @@ TARGET = re.compile(r"\b(?:href|src)=\"([^\"]*)\"")
 def site():
     shutil.rmtree(SITE, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-j", "2", str(DOCS), str(SITE)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | nowhere, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-6000:]
     return SITE
 
