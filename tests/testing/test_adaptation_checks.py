@@ -251,7 +251,7 @@ def test_every_property_has_a_method_that_lacks_it() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", [Good, Good(scale=2.0), centroid, "centroid"], ids=str)
+@pytest.mark.parametrize("subject", [Good, Good(scale=2.0), centroid, "centroid"], ids=["class", "instance", "function", "name"])
 def test_what_has_all_properties_passes_as_class_instance_function_or_name(subject: Any) -> None:
     check_adaptation(subject)
 
@@ -271,7 +271,7 @@ def test_an_error_of_the_method_is_told_by_its_line() -> None:
         check_adaptation(lambda support, query: 1 // 0, "shapes")  # type: ignore[arg-type,return-value]
 
 
-@pytest.mark.parametrize("subject", [3, object, None], ids=str)
+@pytest.mark.parametrize("subject", [3, object, None], ids=["number", "class", "nothing"])
 def test_what_is_no_adaptation_is_refused(subject: Any) -> None:
     with pytest.raises(ConformanceError, match="Pass an instance, its class"):
         check_adaptation(subject)

@@ -99,12 +99,12 @@ def test_every_property_has_a_backbone_that_lacks_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONE_PROPERTIES)
-@pytest.mark.parametrize("backbone", ["conv4_32", "conv4_64_gap", made(), made()(BackboneRequest("own"))], ids=str)
+@pytest.mark.parametrize("backbone", ["conv4_32", "conv4_64_gap", made(), made()(BackboneRequest("own"))], ids=["name", "another name", "function", "backbone"])
 def test_what_has_the_property_passes_as_name_function_or_backbone(backbone: Any, name: str) -> None:
     check_backbone(backbone, name)
 
 
-@pytest.mark.parametrize("subject", [3, Net, Net(lambda network, means: means)], ids=str)
+@pytest.mark.parametrize("subject", [3, Net, Net(lambda network, means: means)], ids=["number", "class", "network"])
 def test_what_is_no_backbone_is_refused(subject: Any) -> None:
     with pytest.raises(ConformanceError, match="Pass a function from BackboneRequest to Backbone"):
         check_backbone(subject)

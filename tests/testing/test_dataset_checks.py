@@ -78,7 +78,7 @@ def test_every_property_has_a_dataset_that_lacks_it() -> None:
     assert set(BROKEN) == set(DATASET_PROPERTIES)
 
 
-@pytest.mark.parametrize("dataset", [good, good(), "glyphs"], ids=str)
+@pytest.mark.parametrize("dataset", [good, good(), "glyphs"], ids=["function", "dataset", "name"])
 def test_what_has_all_properties_passes_as_function_dataset_or_name(dataset: Any) -> None:
     check_dataset(dataset)
 
