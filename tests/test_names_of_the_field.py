@@ -11,6 +11,7 @@ from fewshot_bench.adaptation import ADAPTATIONS
 from fewshot_bench.backbones import BACKBONES
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets import DATASETS
+from fewshot_bench.datasets.torchvision_sets import check_torchvision_name
 from fewshot_bench.errors import UnknownNameError
 from fewshot_bench.literature_names import answered_names, what_to_type
 from fewshot_bench.losses import LOSSES
@@ -55,7 +56,9 @@ def test_what_is_answered_can_be_typed(kind, name):
     assert all(is_known(option, text) for option, text in named), answer
     datasets = [text for text in re.findall(r"[a-z0-9-]+", answer) if text in DATASETS]
     if kind == "dataset":
-        assert datasets or "./FOLDER" in answer
+        of_torchvision = re.findall(r"torchvision:\w+", answer)
+        assert all(map(check_torchvision_name, of_torchvision))
+        assert datasets or of_torchvision or "./FOLDER" in answer
     else:
         assert found or named or "fewshot-bench train" in answer, "an answer says what to type"
 

@@ -26,7 +26,7 @@ _ROUNDING = 1e-3  # of the largest score
 _SMALLEST_NORM = 1e-12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearHead:
     """Scores that are linear in the features of a query, or in their direction.
 
@@ -52,7 +52,7 @@ class LinearHead:
         return features @ self.weights.T + self.bias
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SupportHead:
     """A support set, and the adaptation that is called for each query.
 

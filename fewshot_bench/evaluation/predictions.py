@@ -20,7 +20,7 @@ _DECIMALS = 6
 _SHOWN = 10
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Predictions:
     """Scores of images.
 

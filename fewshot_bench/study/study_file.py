@@ -199,7 +199,9 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
     def code(self) -> Iterator[tuple[KeyPath, Callable[[str], None], str]]:
         """Every name of code or of a hub that is not admitted yet: its place, what admits it, and the name."""
-        may_be_code = any(is_code(name) and not name.startswith("timm:") for _, _, name in self._names())
+        may_be_code = any(
+            is_code(name) and not (kind == "backbone" and name.startswith("timm:")) for _, kind, name in self._names()
+        )
         for path, registry, name in self._registered_names() if may_be_code else ():  # which imports torch
             if is_code(name) and name not in registry:
                 yield path, registry.admit, name

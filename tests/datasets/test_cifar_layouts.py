@@ -262,7 +262,7 @@ def test_opening_before_importing_says_how_to_import():
 
 
 def test_an_unknown_dataset_is_answered_with_the_nearest_name():
-    with pytest.raises(UnknownNameError, match="Did you mean cifar-fs"):
+    with pytest.raises(UnknownNameError, match="It is called cifar-fs"):
         open_dataset("cifarfs")
     with pytest.raises(DatasetError, match="glyphs is built in"):
         import_dataset("glyphs", Path("x.zip"))

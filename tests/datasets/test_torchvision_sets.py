@@ -129,7 +129,7 @@ def test_an_unreadable_image_is_skipped_and_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("eurosat", "Did you mean EuroSAT"),
+        ("eurosat", "It is called EuroSAT"),
         ("Food102", "Food101"),
         ("nothing-like-it", "Known: CIFAR10, "),
         ("", "Known: CIFAR10, "),

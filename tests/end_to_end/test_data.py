@@ -211,7 +211,7 @@ def test_an_empty_path_is_not_the_current_folder(photos, monkeypatch, capsys):
 
 def test_a_mistyped_benchmark_does_not_become_a_dataset_of_that_name(cifar_folder, capsys):
     assert run("data", "import", "cifarfs", "--from", cifar_folder) == 2
-    assert "Did you mean cifar-fs" in capsys.readouterr().err
+    assert "It is called cifar-fs" in capsys.readouterr().err
 
 
 @pytest.mark.slow
