@@ -253,8 +253,6 @@ def test_every_property_has_a_method_that_lacks_it() -> None:
 @pytest.mark.parametrize(
     "subject", [Good, Good(scale=2.0), centroid, "centroid"], ids=["class", "instance", "function", "name"]
 )
-    "subject", [Good, Good(scale=2.0), centroid, "centroid"], ids=["class", "instance", "function", "name"]
-)
 def test_what_has_all_properties_passes_as_class_instance_function_or_name(subject: Any) -> None:
     check_adaptation(subject)
 

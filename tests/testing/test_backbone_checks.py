@@ -104,10 +104,6 @@ def test_every_property_has_a_backbone_that_lacks_it() -> None:
     ["conv4_32", "conv4_64_gap", made(), made()(BackboneRequest("own"))],
     ids=["name", "another name", "function", "backbone"],
 )
-    "backbone",
-    ["conv4_32", "conv4_64_gap", made(), made()(BackboneRequest("own"))],
-    ids=["name", "another name", "function", "backbone"],
-)
 def test_what_has_the_property_passes_as_name_function_or_backbone(backbone: Any, name: str) -> None:
     check_backbone(backbone, name)
 
