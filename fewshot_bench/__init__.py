@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from fewshot_bench.outcomes import OutcomeStore as OutcomeStore
     from fewshot_bench.report import Comparison as Comparison
     from fewshot_bench.report import compare as compare
-    from fewshot_bench.report import leaderboard as leaderboard
+    from fewshot_bench.report.leaderboard import leaderboard as leaderboard
     from fewshot_bench.report.page import write_page as write_page
     from fewshot_bench.report.paper_figures import draw_figures as draw_figures
     from fewshot_bench.study import Axis as Axis
@@ -114,7 +114,8 @@ _ROOMS = {
         "interop": "ImportOptions export_outcomes import_outcomes",
         "losses": "LOSSES contrastive_loss cross_entropy distillation hard_negative_weights schane simclr supcon",
         "outcomes": "OutcomeStore Outcomes",
-        "report": "Comparison compare leaderboard",
+        "report": "Comparison compare",
+        "report.leaderboard": "leaderboard",
         "report.page": "write_page",
         "report.paper_figures": "draw_figures",
         "study": (
