@@ -73,6 +73,15 @@ class OwnOptions(ShownByFields):
             folders are refused.
         layout: "classes" takes every folder as a class, whatever it is called; "splits" takes folders that are called
             like splits, and no others; "auto" refuses to guess where both are possible.
+
+    >>> import fewshot_bench as fb
+    >>> options = fb.OwnOptions(size=84, fractions=(0.6, 0.2, 0.2))
+    >>> options.size, options.fractions
+    (84, (0.6, 0.2, 0.2))
+    >>> fb.OwnOptions(layout="folders")
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.DatasetError: --layout is auto, classes or splits, not 'folders'.
     """
 
     size: int | None = None

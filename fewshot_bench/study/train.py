@@ -109,6 +109,15 @@ class TrainingPlan(ShownByFields):
         is_fresh: whether to discard an unfinished or finished training of that name.
         tensorboard: folder for TensorBoard.
         protocol: "few-shot" trains on the base split, "full" on the train split of a dataset for classification.
+
+    >>> import fewshot_bench as fb
+    >>> plan = fb.TrainingPlan(name="glyphs-supcon", loss="ce+supcon", recipe={"epochs": 20})
+    >>> plan.dataset, plan.is_whole
+    ('glyphs', False)
+    >>> fb.TrainingPlan(name="glyphs-supcon", save_every=0)
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: --save-every should be 1 or more, not 0.
     """
 
     name: str

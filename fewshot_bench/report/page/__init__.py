@@ -68,6 +68,18 @@ def write_page(
         OutcomeError: nothing is stored, or something is damaged.
         UnknownNameError: no method has the baseline's name.
         ComparisonError: the baseline's name fits several methods.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5, episodes=50, runs=1))
+    >>> evaluation = fb.evaluate("centroid", novel.images.reshape(len(novel), -1), episodes)
+    >>> with TemporaryDirectory() as results:
+    ...     store = evaluation.save(results)
+    ...     content = fb.write_page(results, Path(results, "page.html"), title="Glyphs")
+    >>> [protocol.name for protocol in content.protocols]
+    ['glyphs 5-way 5-shot']
     """
     results, path = location_of(results), location_of(path)
     store = store or OutcomeStore(results / "outcomes")
