@@ -174,6 +174,10 @@ def import_own_images(
 
     Raises:
         DatasetError: there are no images, their classes cannot be told, or the name is taken.
+
+    >>> import fewshot_bench as fb
+    >>> fb.import_own_images("birds", "photos/birds", fb.OwnOptions(size=84))  # doctest: +SKIP
+    <Dataset: birds, 1,432 novel images>
     """
     if name != dataset_label(name) or len(name) > 100:
         raise DatasetError(

@@ -183,6 +183,11 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT, waits: bo
         UnknownNameError: a name is unknown.
         DatasetError: the dataset is absent or has no base split.
         WeightsError: weights do not fit, or the training state is damaged.
+
+    >>> import fewshot_bench as fb
+    >>> plan = fb.TrainingPlan(name="glyphs-conv4", backbone="conv4_32", recipe={"epochs": 2})
+    >>> fb.train_backbone(plan)  # doctest: +SKIP
+    <Checkpoint: glyphs-conv4, conv4_32 on glyphs, epoch 2, validation_1shot 47.71%, validation_5shot 62.16%>
     """
     losses = () if plan.loss is None else (plan.loss,)
     admit_fields({"dataset": plan.dataset, "backbone": plan.backbone, "base_losses": losses})
