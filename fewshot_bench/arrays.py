@@ -37,7 +37,7 @@ def as_floats(values: Any) -> NDArray[np.float64]:
     try:
         return np.asarray(as_array(values), dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ShapeError(f"an array of numbers is expected: {error}.") from error
+        raise ShapeError(f"values should be an array of numbers: {error}.") from error
 
 
 def is_position(key: Any) -> bool:

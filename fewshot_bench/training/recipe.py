@@ -174,6 +174,8 @@ class Recipe(ShownByFields):
             is_missing = value is None and kind.endswith("None")
             if kind.partition(" ")[0] in ("int", "float") and not is_missing:
                 self._expect(isinstance(value, int | float), setting.name, "a number")
+            if kind.partition(" ")[0] == "str" and not is_missing:
+                self._expect(isinstance(value, str), setting.name, "text")
             if kind.startswith("tuple"):
                 are_pairs = isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) for pair in value)
                 self._expect(are_pairs, setting.name, "a list of pairs")

@@ -112,15 +112,15 @@ def with_a_larger_task(made):
 @pytest.mark.parametrize(
     ("made", "options", "finding"),
     [
-        (lambda: taskset(drawn()), {"shots": 5}, "task 0 cannot be divided"),
-        (lambda: taskset(drawn()), {"shots": 2, "support": "even"}, "task 0 cannot be divided"),
-        (lambda: taskset(drawn(), normalised), {"shots": 2}, "ToTensor"),
-        (lambda: taskset(drawn(), split=toy_split(size=4, seed=8)), {"shots": 2}, "is not one of the 192 images"),
-        (lambda: with_a_repeated_image(taskset(drawn())), {"shots": 2}, "task 1 of learn2learn uses an image twice"),
-        (lambda: with_a_larger_task(taskset(drawn())), {"shots": 2}, "5 classes of 5 images or 5 classes of 6"),
-        (lambda: Taskset(MetaDataset(OtherDataset()), num_tasks=9), {"shots": 2}, "no task yet"),
-        (lambda: Taskset(MetaDataset(OtherDataset())), {"shots": 2}, "num_tasks=600"),
-        (lambda: [1, 2], {"shots": 2}, "list is not a Taskset"),
+        (lambda: taskset(drawn()), {"shot": 5}, "task 0 cannot be divided"),
+        (lambda: taskset(drawn()), {"shot": 2, "support": "even"}, "task 0 cannot be divided"),
+        (lambda: taskset(drawn(), normalised), {"shot": 2}, "ToTensor"),
+        (lambda: taskset(drawn(), split=toy_split(size=4, seed=8)), {"shot": 2}, "is not one of the 192 images"),
+        (lambda: with_a_repeated_image(taskset(drawn())), {"shot": 2}, "task 1 of learn2learn uses an image twice"),
+        (lambda: with_a_larger_task(taskset(drawn())), {"shot": 2}, "5 classes of 5 images or 5 classes of 6"),
+        (lambda: Taskset(MetaDataset(OtherDataset()), num_tasks=9), {"shot": 2}, "no task yet"),
+        (lambda: Taskset(MetaDataset(OtherDataset())), {"shot": 2}, "num_tasks=600"),
+        (lambda: [1, 2], {"shot": 2}, "list is not a Taskset"),
     ],
 )
 def test_what_cannot_be_known_is_refused(made, options, finding):
