@@ -17,7 +17,15 @@ from fewshot_bench.literature_names import what_to_type
 
 
 class FewshotBenchError(Exception):
-    """Base of every error that a user can fix."""
+    """Base of every error that a user can fix.
+
+    >>> import fewshot_bench as fb
+    >>> try:
+    ...     fb.open_dataset("glyph")
+    ... except fb.FewshotBenchError as error:
+    ...     print(error)
+    there is no dataset called 'glyph'. Did you mean glyphs? A folder of your own is ./NAME.
+    """
 
 
 class ArgumentError(FewshotBenchError, TypeError):

@@ -52,7 +52,14 @@ class Entry(Generic[T]):
 
 
 class Registry(Generic[T]):
-    """A mapping from names to factories of one kind of thing, open to entry points."""
+    """A mapping from names to factories of one kind of thing, open to entry points.
+
+    >>> import fewshot_bench as fb
+    >>> "centroid" in fb.ADAPTATIONS, fb.LOSSES["ce+supcon"].summary
+    (True, 'cross-entropy and supervised contrast')
+    >>> fb.ADAPTATIONS["simpleshot"].preset
+    {'features': 'cl2', 'metric': 'euclidean'}
+    """
 
     def __init__(
         self,

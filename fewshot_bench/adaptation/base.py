@@ -73,6 +73,24 @@ class EmbeddingAdaptation(Adaptation):
         choose: how hyper-parameters are chosen in each episode: "none", "support-cv" or "ensemble"; see
             `hyper_parameter_choice`.
         candidates: values to choose between, by hyper-parameter; None for the grid, except fields that are set.
+
+    >>> from dataclasses import dataclass
+    >>> from typing import ClassVar
+    >>> import fewshot_bench as fb
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Dot(fb.EmbeddingAdaptation):
+    ...     name: ClassVar[str] = "dot"
+    ...     scale: float = 1.0
+    ...
+    ...     def scores(self, split, support, query):
+    ...         means = split.rows(support).mean(dim=2)
+    ...         return self.scale * split.rows(query) @ means.transpose(1, 2)
+    >>> Dot(scale=2.0).hyper_parameters()
+    {'features': 'l2', 'scale': 2.0}
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5, episodes=50, runs=1))
+    >>> fb.evaluate(Dot(), novel.images.reshape(len(novel), -1), episodes)
+    <Evaluation: dot, glyphs 5-way 5-shot, 50 episodes, 44.13% ± 2.69 (data ± 6.84)>
     """
 
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}

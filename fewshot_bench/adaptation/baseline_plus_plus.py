@@ -76,6 +76,14 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         dampening: the share by which a gradient is reduced when momentum takes it in.
         weight_decay: added to the gradient of all parameters.
         seed: of the first weights and of the order of the images.
+
+    >>> import fewshot_bench as fb
+    >>> fb.BaselinePlusPlus(scale=10.0, class_norms="learned").class_norms
+    'learned'
+    >>> fb.BaselinePlusPlus(class_norms="free")
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: class_norms of baseline++ should be one of fixed, learned, not free.
     """
 
     name: ClassVar[str] = "baseline++"

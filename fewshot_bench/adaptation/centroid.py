@@ -71,6 +71,14 @@ class Centroid(EmbeddingAdaptation):
 
     Attributes:
         metric: "cosine" or "euclidean".
+
+    >>> import fewshot_bench as fb
+    >>> fb.Centroid(metric="euclidean").hyper_parameters()
+    {'features': 'l2', 'metric': 'euclidean'}
+    >>> fb.Centroid(metric="manhattan")
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: metric of centroid should be one of cosine, euclidean, not manhattan.
     """
 
     name: ClassVar[str] = "centroid"

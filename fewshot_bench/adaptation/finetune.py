@@ -33,7 +33,14 @@ from fewshot_bench.finetuning.tuned_parameters import parse_tuning
 @checked_names
 @dataclass(frozen=True, kw_only=True)
 class Finetune(EpisodeRecipe, Adaptation):
-    """Fine-tuning of a backbone on each support set; the hyper-parameters are those of `EpisodeRecipe`."""
+    """Fine-tuning of a backbone on each support set; the hyper-parameters are those of `EpisodeRecipe`.
+
+    >>> import fewshot_bench as fb
+    >>> fb.Finetune(tune="last:1", loss="ce+schane").stage
+    'episode-ce+schane'
+    >>> fb.Finetune(tune="head", bn="frozen").trains_on_embeddings  # so every image is embedded once for all episodes
+    True
+    """
 
     name: ClassVar[str] = "finetune"
 

@@ -74,6 +74,15 @@ class FinetuneHead(EmbeddingAdaptation):
             two for a contrastive loss, whose positives they are, and for cross-entropy the plain images instead.
         stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
         anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
+
+    >>> import fewshot_bench as fb
+    >>> method = fb.FinetuneHead(head="cosine", loss="ce+schane")
+    >>> method.augmented_views, method.is_transductive
+    (2, False)
+    >>> fb.FinetuneHead(steps=0)
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: steps of finetune-head should be a whole number of 1 or more, not 0.
     """
 
     name: ClassVar[str] = "finetune-head"

@@ -50,6 +50,12 @@ class KNearestNeighbours(EmbeddingAdaptation):
     Attributes:
         k: how many support images vote; all of them where an episode has fewer.
         metric: "cosine" or "euclidean"; the same on L2 features.
+
+    >>> import fewshot_bench as fb
+    >>> fb.KNearestNeighbours(k=3).hyper_parameters()
+    {'features': 'l2', 'k': 3, 'metric': 'cosine'}
+    >>> fb.KNearestNeighbours(choose="support-cv").hyper_parameters()["grid"]
+    {'k': [1, 3, 5]}
     """
 
     name: ClassVar[str] = "knn"
@@ -160,6 +166,10 @@ class Matching(EmbeddingAdaptation):
         scale: factor of the cosines before the softmax; 1 in the paper, 100 in the code of Chen et al. (2019).
             A small scale compares with the mean of a class, a large one with its nearest image. With L2 features, 10
             was best on the validation split of CIFAR-FS.
+
+    >>> import fewshot_bench as fb
+    >>> fb.Matching(scale=10.0).hyper_parameters()
+    {'features': 'l2', 'scale': 10.0}
     """
 
     name: ClassVar[str] = "matching"

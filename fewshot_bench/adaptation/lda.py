@@ -112,6 +112,12 @@ class LDA(EmbeddingAdaptation):
             among all of them, and the support's covariance among N (K - 1), so fewer dimensions want a smaller share.
         covariance: "support" estimates the covariance in each support set; "base" takes the one within the classes of
             the base split, which is known at one shot as well, and shrinks it in the same way.
+
+    >>> import fewshot_bench as fb
+    >>> fb.LDA(shrinkage=0.9).hyper_parameters()
+    {'features': 'l2', 'shrinkage': 0.9, 'covariance': 'support'}
+    >>> fb.LDA(covariance="base").needs_base_covariance
+    True
     """
 
     name: ClassVar[str] = "lda"

@@ -58,6 +58,12 @@ class Logistic(EmbeddingAdaptation):
         views: augmented views of each support image to train on instead of the image; 0 is the image itself.
             The loss is a sum over all views, as in scikit-learn, so C counts V times as much.
         augmentation: what makes the views; "jitter" is that of Tian et al., "auto" is AutoAugment for colour images.
+
+    >>> import fewshot_bench as fb
+    >>> fb.Logistic(C=10.0).hyper_parameters()
+    {'features': 'l2', 'C': 10.0, 'tolerance': 1e-08, 'max_iterations': 100}
+    >>> fb.Logistic(choose="support-cv").hyper_parameters()["grid"]
+    {'C': [1.0, 0.1, 10.0, 100.0]}
     """
 
     name: ClassVar[str] = "logistic"

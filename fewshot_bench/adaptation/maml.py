@@ -42,6 +42,12 @@ class MAML(Adaptation):
         statistics: of batch normalisation; a study takes those of the training unless it names others. "batch": those
             of the support set in each step, and of an episode's queries for the queries, as in MAML's code and
             learn2learn, which makes the method transductive. "support": those of the support set, for the queries too.
+
+    >>> import fewshot_bench as fb
+    >>> fb.MAML(steps=5).hyper_parameters()
+    {'steps': 5, 'learning_rate': None, 'statistics': 'batch'}
+    >>> fb.MAML(statistics="support").is_transductive
+    False
     """
 
     name: ClassVar[str] = "maml"

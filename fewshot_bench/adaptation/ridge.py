@@ -43,6 +43,14 @@ class Ridge(EmbeddingAdaptation):
             0.01 to 50 on the validation split of CIFAR-FS. MetaOptNet's 50 belongs to 16,000 unnormalised numbers; on
             L2 features it leaves little more than inner products with class means.
         intercept: whether an intercept is fitted, which is not penalised. R2D2 and MetaOptNet have none.
+
+    >>> import fewshot_bench as fb
+    >>> fb.Ridge(penalty=0.1).hyper_parameters()
+    {'features': 'l2', 'penalty': 0.1, 'intercept': False}
+    >>> fb.Ridge(penalty=-1.0)
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: penalty of ridge should be positive, not -1.0.
     """
 
     name: ClassVar[str] = "ridge"

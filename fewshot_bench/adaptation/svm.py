@@ -62,6 +62,10 @@ class SupportVectorMachine(EmbeddingAdaptation):
         gap: largest difference of the primal and the dual objective at the end, relative to the primal objective. Use a
             smaller one with a C far below 0.1, where the losses outweigh |W|^2.
         max_iterations: most steps of the solver; an episode that needs more is an error.
+
+    >>> import fewshot_bench as fb
+    >>> fb.SupportVectorMachine(C=0.1).hyper_parameters()
+    {'features': 'l2', 'C': 0.1, 'diagonal': 0.0, 'gap': 1e-06, 'max_iterations': 100000}
     """
 
     name: ClassVar[str] = "svm"

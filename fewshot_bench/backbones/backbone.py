@@ -119,6 +119,14 @@ class Backbone:
         task_head: head and learning rates of gradient-based meta-learning, if the network was trained by it.
         computing: how that training was computed, where a GPU or a part of a batch at a time can change its rounding;
             recorded with the outcomes.
+
+    >>> import torch
+    >>> import fewshot_bench as fb
+    >>> from fewshot_bench.backbones import Preprocessing
+    >>> network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
+    >>> scaling = Preprocessing(28, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    >>> fb.Backbone("pooled", network, scaling, embedding_size=48, is_pretrained=False)
+    <Backbone: pooled, 48 dimensions, not trained>
     """
 
     name: str
@@ -166,6 +174,10 @@ class BackboneRequest(ShownByFields):
         image_size: side to resize to, instead of the default.
         interpolation: how to resize, instead of the default.
         weights: a weights file instead of the default weights.
+
+    >>> import fewshot_bench as fb
+    >>> fb.BackboneRequest("conv4_64", channels=1, native_size=28)
+    BackboneRequest(name='conv4_64', channels=1, native_size=28, image_size=None, interpolation=None, weights=None)
     """
 
     name: str

@@ -122,6 +122,15 @@ def embed(
         EmbeddingError: an embedding is not finite, or does not have D numbers.
         CacheError: the size limit of the cache cannot be read.
         StudyError: the device is not here.
+
+    >>> import torch
+    >>> import fewshot_bench as fb
+    >>> from fewshot_bench.backbones import Preprocessing
+    >>> network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
+    >>> scaling = Preprocessing(28, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    >>> pooled = fb.Backbone("pooled", network, scaling, embedding_size=48, is_pretrained=False)
+    >>> fb.embed(fb.open_dataset("glyphs").novel, pooled, use_cache=False).shape
+    (1200, 48)
     """
     device = chosen_device(str(device))
     if not use_cache or (augment is not None and not augmentation_name):

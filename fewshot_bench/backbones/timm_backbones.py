@@ -326,6 +326,12 @@ def create_backbone(request: BackboneRequest | str, *, is_stand_in: bool = False
         UnknownNameError: there is no such backbone.
         WeightsError: its weights cannot be read or fetched, or do not fit.
         CodeError: it names code that cannot be imported.
+
+    >>> import fewshot_bench as fb
+    >>> fb.create_backbone("conv4_64")
+    <Backbone: conv4_64, 256 dimensions, not trained>
+    >>> fb.create_backbone(fb.BackboneRequest("conv4_64", native_size=84))
+    <Backbone: conv4_64, 1,600 dimensions, not trained>
     """
     if isinstance(request, str):
         request = BackboneRequest(request)

@@ -39,6 +39,12 @@ def open_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: P
         UnknownNameError: no dataset has that name, and there is no such path.
         DatasetError: it has not been imported yet, or its files are damaged.
         CodeError: it names code that cannot be imported.
+
+    >>> import fewshot_bench as fb
+    >>> fb.open_dataset("glyphs")
+    <Dataset: glyphs, 3,840 base, 960 validation, 1,200 novel images>
+    >>> fb.open_dataset("photos", own=fb.OwnOptions(size=84))  # doctest: +SKIP
+    <Dataset: photos, 1,432 novel images>
     """
     if isinstance(name, str):
         admit_dataset(name)

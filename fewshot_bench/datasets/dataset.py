@@ -40,6 +40,12 @@ class ImageSplit:
         fingerprint: digest of names, sizes and pixels in canonical order.
         dataset_fingerprint: of the whole dataset; that of the split where it belongs to none.
         image_names: the file name of every image, UTF-8 bytes [I]; None where the source has none to keep.
+
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> image, label = novel[0]
+    >>> image.shape, label, novel.class_of(0)
+    ((28, 28, 1), 0, 'arabic_letter_ain')
     """
 
     dataset: str
@@ -139,6 +145,17 @@ class Dataset:
         identified_by: how an image is known in every copy: by its pixels, by its official file name, or only by its
             rank in its class in this copy, where the source keeps no names.
         place: path of own images as it was typed; empty for a dataset that was opened by its name.
+
+    >>> import fewshot_bench as fb
+    >>> glyphs = fb.open_dataset("glyphs")
+    >>> glyphs
+    <Dataset: glyphs, 3,840 base, 960 validation, 1,200 novel images>
+    >>> glyphs.novel
+    <ImageSplit: novel of glyphs, 1,200 images, 20 classes>
+    >>> glyphs.split("test")
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.DatasetError: glyphs has no test split; it has base, validation, novel.
     """
 
     name: str

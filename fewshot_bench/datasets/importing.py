@@ -109,6 +109,10 @@ def import_dataset(
 
     Raises:
         DatasetError: the source is missing, of no known layout, damaged, hostile or incomplete.
+
+    >>> import fewshot_bench as fb
+    >>> fb.import_dataset("cifar-fs", "downloads/cifar100.zip")  # doctest: +SKIP
+    <Dataset: cifar-fs, 38,400 base, 9,600 validation, 12,000 novel images>
     """
     _check_has_importer(name)
     with ExitStack() as stack:

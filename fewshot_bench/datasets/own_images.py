@@ -74,7 +74,19 @@ class OwnOptions(ShownByFields):
             folders are refused.
         layout: "classes" takes every folder as a class, whatever it is called; "splits" takes folders that are called
             like splits, and no others; "auto" refuses to guess where both are possible.
+<<<<<<< HEAD
         root: the folder that torchvision downloads to, for "torchvision:NAME".
+=======
+
+    >>> import fewshot_bench as fb
+    >>> options = fb.OwnOptions(size=84, fractions=(0.6, 0.2, 0.2))
+    >>> options.size, options.fractions
+    (84, (0.6, 0.2, 0.2))
+    >>> fb.OwnOptions(layout="folders")
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.DatasetError: --layout is auto, classes or splits, not 'folders'.
+>>>>>>> doctests
     """
 
     size: int | None = None
@@ -169,6 +181,10 @@ def import_own_images(
 
     Raises:
         DatasetError: there are no images, their classes cannot be told, or the name is taken.
+
+    >>> import fewshot_bench as fb
+    >>> fb.import_own_images("birds", "photos/birds", fb.OwnOptions(size=84))  # doctest: +SKIP
+    <Dataset: birds, 1,432 novel images>
     """
     if name != dataset_label(name) or len(name) > 100:
         raise DatasetError(

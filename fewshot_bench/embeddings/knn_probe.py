@@ -115,6 +115,11 @@ def chosen_knn_probe(
     Raises:
         EmbeddingError: an embedding is not finite, or there are too few images or classes.
         ShapeError: embeddings or labels do not fit together.
+
+    >>> images = LabelledEmbeddings.of(np.array([[1, 0.1], [1, 0.2], [0.1, 1], [0.2, 1]]), np.array([0, 0, 1, 1]))
+    >>> probe, choice = chosen_knn_probe(images, images, classes=2, neighbours=(1,), temperatures=(None,))
+    >>> choice.k, probe.log_probabilities(np.array([[0.9, 0.3]])).argmax(axis=1).tolist()
+    (1, [0])
     """
     refuse_empty_validation(validation, "k")
     images = TrainingImages(training, classes=classes)

@@ -145,6 +145,11 @@ def chosen_linear_probe(
     Raises:
         EmbeddingError: an embedding is not finite, or there are too few images or classes.
         ShapeError: embeddings or labels do not fit together.
+
+    >>> images = LabelledEmbeddings.of(np.array([[0.0], [1.0], [4.0], [5.0]]), np.array([0, 0, 1, 1]))
+    >>> probe, choice = chosen_linear_probe(images, images, classes=2, candidates=(0.1, 1.0))
+    >>> choice.C, probe.log_probabilities(np.array([[1.0], [4.5]])).argmax(axis=1).tolist()
+    (0.1, [0, 1])
     """
     refuse_empty_validation(validation, "C")
     fit = _Fit(TrainingImages(training, classes=classes), features, device, rough=True)

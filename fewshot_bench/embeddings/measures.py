@@ -107,6 +107,12 @@ def measure(
     Raises:
         ShapeError: the arrays do not belong together.
         EmbeddingError: a value is not finite, an embedding is zero, all are equal, or the classes allow no pair.
+
+    >>> import fewshot_bench as fb
+    >>> embeddings = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]]
+    >>> found = fb.measure(embeddings, [0, 0, 1, 1], intervals=False)
+    >>> {one.name: round(one.value, 2) for one in found if one.name.endswith("class_cosine")}
+    {'same_class_cosine': 0.8, 'different_class_cosine': 0.0}
     """
     split = embedded_classes(embeddings, labels, groups=groups, seed=seed)
     return _measured(split, [Spectrum(split), Pairs(split), ClassGeometry(split)], intervals, progress)
@@ -139,6 +145,13 @@ def compare_embeddings(
     Raises:
         ShapeError: the arrays, or what was measured, do not belong together.
         EmbeddingError: as of `measure`.
+
+    >>> import fewshot_bench as fb
+    >>> tight = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]]
+    >>> loose = [[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]]
+    >>> found = fb.compare_embeddings(tight, loose, [0, 0, 1, 1], intervals=False)
+    >>> {one.name: round(one.value, 2) for one in found if one.name in ("same_class_cosine", "cosine_auc")}
+    {'same_class_cosine': 0.2, 'cosine_auc': 0.25}
     """
     splits = [embedded_classes(side, labels, groups=groups, seed=seed) for side in (a, b)]
     if measured is None:

@@ -53,6 +53,12 @@ def similarity_histograms(
     Raises:
         ShapeError: the arrays do not belong together, a class is not among the labels, or there are no bins.
         EmbeddingError: a value is not finite, an embedding is zero, all are equal, or the classes allow no pair.
+
+    >>> import fewshot_bench as fb
+    >>> embeddings = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]]
+    >>> histograms = fb.similarity_histograms(embeddings, [0, 0, 1, 1], bins=3)
+    >>> histograms.same.tolist(), histograms.different.tolist(), histograms.auc
+    ([0, 0, 2], [1, 2, 1], 0.875)
     """
     rows, numbers = as_array(embeddings), as_array(labels)
     if not 1 <= bins <= _MOST_BINS:

@@ -28,6 +28,14 @@ class Episode:
         truth: position of the class of each query within the episode, [M].
         rows: images per class, support first, as in `Episodes.images`, [N, K + Q].
         split: that the images are of; None for episodes that were drawn without images.
+
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> episode = fb.sample_episodes(novel, fb.Protocol("glyphs", way=3, shot=2, query=2))[0]
+    >>> episode
+    <Episode 0 of run 0: glyphs 3-way 2-shot, 6 queries>
+    >>> episode.support.shape, episode.truth
+    ((3, 2), array([0, 0, 1, 1, 2, 2], dtype=uint8))
     """
 
     task: str

@@ -108,6 +108,15 @@ class Protocol(ShownByFields):
     Raises:
         EpisodeError: a value is out of range, or does not go with the sampler.
         UnknownNameError: there is no such sampler.
+
+    >>> import fewshot_bench as fb
+    >>> protocol = fb.Protocol("glyphs", way=5, shot=1)
+    >>> protocol.query, protocol.episodes, protocol.runs
+    (15, 3000, 3)
+    >>> fb.Protocol("glyphs", shots=5)
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.ArgumentError: Protocol has no argument 'shots'. Did you mean shot?
     """
 
     dataset: str

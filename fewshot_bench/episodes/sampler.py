@@ -217,6 +217,16 @@ class Episodes:
         class_names: of the split, in canonical order, [C]; empty if they are unknown.
         class_sizes: images of each class of the split, [C]; empty if they are unknown.
         split: that the images are of; None for episodes that were drawn without images.
+
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5, query=15, episodes=100))
+    >>> episodes
+    <Episodes: glyphs 5-way 5-shot, 100 of run 0>
+    >>> episodes.support.shape, episodes.queries.shape
+    ((100, 5, 5), (100, 75))
+    >>> episodes[:10]
+    <Episodes: glyphs 5-way 5-shot, 10 of run 0>
     """
 
     protocol: Protocol
@@ -365,6 +375,15 @@ def sample_episodes(
     Raises:
         EpisodeError: the protocol is for another split, the split has too few classes or images, or the episodes
             differ in way or shot.
+
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> protocol = fb.Protocol("glyphs", shot=5, episodes=100)
+    >>> episodes = fb.sample_episodes(novel, protocol, run=2)
+    >>> episodes
+    <Episodes: glyphs 5-way 5-shot, 100 of run 2>
+    >>> fb.sample_episodes(novel, protocol, run=2, numbers=[7]) == episodes[7:8]
+    True
     """
     groups = sample_by_shape(split, protocol, run, numbers)
     if len(groups) > 1:
@@ -395,6 +414,12 @@ def sample_by_shape(
 
     Raises:
         EpisodeError: the protocol is for another split, or the split has too few classes or images.
+
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> varied = fb.Protocol("glyphs", way=3, shot=2, query=5, episodes=20, sampler="varied")
+    >>> [(group.way, group.shot, len(group)) for group in fb.sample_by_shape(novel, varied)]
+    [(2, 1, 9), (2, 2, 6), (3, 1, 5)]
     """
     if (protocol.dataset, protocol.split) != (split.dataset, split.name):
         raise EpisodeError(

@@ -56,6 +56,11 @@ class ImportOptions:
         is_percent: whether accuracies are percentages; by default, whether one is above 1.
         transductive: methods that see all queries of an episode at once; long tables may have a column
             `is_transductive` instead.
+
+    >>> import fewshot_bench as fb
+    >>> options = fb.ImportOptions(dataset="cifar_fs", way=5, shot=1, tasks="my-episodes")
+    >>> options.dataset, options.way, options.tasks
+    ('cifar_fs', 5, 'my-episodes')
     """
 
     methods: Sequence[str] = ()

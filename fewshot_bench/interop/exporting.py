@@ -63,6 +63,17 @@ def export_outcomes(
         AccuracyFileError: the file's name ends otherwise.
         OutcomeError: there are no outcomes, or some are damaged.
         FewshotBenchError: a name fits no method, or several.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5, episodes=50, runs=1))
+    >>> evaluation = fb.evaluate("centroid", novel.images.reshape(len(novel), -1), episodes)
+    >>> with TemporaryDirectory() as folder:
+    ...     rows = fb.export_outcomes(evaluation.save(folder), Path(folder, "outcomes.csv"))
+    >>> rows
+    50
     """
     path = Path(path)
     writer = _WRITERS.get(path.suffix.lower())

@@ -82,6 +82,18 @@ def import_outcomes(
         AccuracyFileError: a file cannot be read, a value is invalid, a method is stored with other numbers, two methods
             claim different classes of an episode, or methods would be paired without being declared as paired.
         OutcomeError: what is stored is damaged.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import fewshot_bench as fb
+    >>> accuracies = pd.DataFrame({"episode": [0, 1], "ours": [0.71, 0.64], "theirs": [0.68, 0.61]})
+    >>> options = fb.ImportOptions(dataset="mine", way=5, shot=1, tasks="mine")
+    >>> with TemporaryDirectory() as folder:
+    ...     table = Path(folder, "accuracies.csv")
+    ...     accuracies.to_csv(table, index=False)
+    ...     report = fb.import_outcomes([table], fb.OutcomeStore(folder), options)
+    >>> [(one.cell.method.name, one.episodes) for one in report.imported]
+    [('ours', 2), ('theirs', 2)]
     """
     options = options or ImportOptions()
     store.check_folder()

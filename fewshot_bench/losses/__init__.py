@@ -1,4 +1,9 @@
-"""Losses as pure functions, batched over any leading dimensions, in log space."""
+"""Losses as pure functions, batched over any leading dimensions, in log space.
+
+>>> from fewshot_bench import losses
+>>> losses.supcon([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [0, 0, 1], tau=1.0)
+tensor(0.3133)
+"""
 
 from fewshot_bench.losses.contrastive import Anchors, Beta, Reading, StopGradient, contrastive_loss
 from fewshot_bench.losses.cosine import cosine_logits

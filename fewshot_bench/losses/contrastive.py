@@ -51,6 +51,14 @@ def contrastive_loss(
     Raises:
         ShapeError: embeddings and labels differ in the number of views.
         StudyError: tau is not positive, or one of the words is another.
+
+    >>> import math
+    >>> import fewshot_bench as fb
+    >>> embeddings, labels = [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]], [0, 0, 1]  # cosines of 1 and 0
+    >>> fb.contrastive_loss(embeddings, labels, tau=1.0, beta="one", reading="out")
+    tensor(0.3133)
+    >>> round(math.log(1 + math.exp(-1)), 4)
+    0.3133
     """
     if reading not in ("in", "out"):
         raise StudyError(f"a contrastive loss reads the mean over positives 'in' or 'out', not '{reading}'.")

@@ -27,6 +27,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
     Raises:
         ShapeError: logits and labels differ in the number of views.
         StudyError: label_smoothing is out of its range.
+
+    >>> import math
+    >>> import fewshot_bench as fb
+    >>> fb.cross_entropy([[0.0, 0.0], [math.log(3), 0.0]], [1, 0])  # probabilities of 1/2 and 3/4
+    tensor(0.4904)
+    >>> round((math.log(2) + math.log(4 / 3)) / 2, 4)
+    0.4904
     """
     if not 0 <= label_smoothing < 1:
         raise StudyError(f"label_smoothing should be at least 0 and less than 1, not {label_smoothing}.")

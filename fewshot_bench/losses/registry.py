@@ -86,6 +86,9 @@ def reading_of(loss: str, asked: Reading | None = None) -> Reading:
     Raises:
         UnknownNameError: the loss is not known.
         StudyError: the loss has no such reading.
+
+    >>> reading_of("ce+schane"), reading_of("ce+schane", "out"), reading_of("ce+supcon")
+    ('in', 'out', 'out')
     """
     offered = readings_of(loss)
     if asked is None:
@@ -104,6 +107,9 @@ def other_reading(loss: str, asked: Reading | None) -> Reading | None:
     Raises:
         UnknownNameError: the loss is not known.
         StudyError: the loss has no such reading.
+
+    >>> other_reading("ce+schane", "out"), other_reading("ce+schane", "in") is None
+    ('out', True)
     """
     reading = reading_of(loss, asked)
     if _is_not_admitted(loss):  # its default is known only afterwards
@@ -130,6 +136,9 @@ def extra_settings(loss: str, **settings: str) -> dict[str, Any]:
     Raises:
         UnknownNameError: the loss is not known.
         StudyError: a setting has another value, or the loss does not take it.
+
+    >>> extra_settings("ce+schane", stop_gradient="beta", anchors="mean")
+    {'stop_gradient': 'beta'}
     """
     changed = {}
     for name, value in settings.items():
@@ -167,6 +176,11 @@ def loss_function(name: str) -> Loss:
 
     Raises:
         UnknownNameError: the loss is not known.
+
+    >>> import torch
+    >>> logits, embeddings, labels = torch.zeros(4, 2), torch.eye(4), torch.tensor([0, 0, 1, 1])
+    >>> loss_function("ce")(logits, embeddings, labels, torch.arange(4), lambda_=0.9, tau=0.5, reading="out")
+    tensor(0.6931)
     """
     return checked_loss(name, LOSSES[name].factory)
 

@@ -46,6 +46,13 @@ def schane(
 
     Returns:
         Mean or sum over the anchors that have a positive and a negative; 0 where there is none, [...].
+
+    >>> import fewshot_bench as fb
+    >>> embeddings, labels = [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0], [-1.0, 0.0]], [0, 0, 1, 2]
+    >>> fb.schane(embeddings, labels, tau=1.0)  # the orthogonal negative weighs more than the opposite one
+    tensor(0.4767)
+    >>> fb.supcon(embeddings, labels, tau=1.0)  # both weigh the same
+    tensor(0.4076)
     """
     return contrastive_loss(
         embeddings, labels, tau=tau, beta="hard", reading=reading, stop_gradient=stop_gradient, anchors=anchors
@@ -63,6 +70,11 @@ def hard_negative_weights(embeddings: Tensor, labels: Tensor, *, tau: float = 0.
 
     Returns:
         Mean one over the negatives of each anchor, 0 for all other pairs, [..., B, B].
+
+    >>> import fewshot_bench as fb
+    >>> embeddings, labels = [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0], [-1.0, 0.0]], [0, 0, 1, 2]
+    >>> fb.hard_negative_weights(embeddings, labels, tau=1.0)[0]  # the orthogonal negative: 2 / (1 + exp(-1))
+    tensor([0.0000, 0.0000, 1.4621, 0.5379])
     """
     similarity = similarities(embeddings, tau)
     _, negative = pair_masks(labels, views=embeddings.shape[-2])

@@ -25,6 +25,14 @@ def simclr(embeddings: Tensor, images: Tensor, *, tau: float = 0.5, anchors: Anc
 
     Returns:
         Mean or sum over the anchors that have a positive and a negative; 0 where there is none, [...].
+
+    >>> import math
+    >>> import fewshot_bench as fb
+    >>> embeddings, images = [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]], [7, 7, 8]  # cosines of 1 and 0
+    >>> fb.simclr(embeddings, images, tau=0.5)
+    tensor(0.1269)
+    >>> round(-math.log(math.exp(2) / (math.exp(2) + math.exp(0))), 4)
+    0.1269
     """
     return contrastive_loss(embeddings, images, tau=tau, beta="one", reading="out", anchors=anchors)
 

@@ -25,6 +25,14 @@ def supcon(
 
     Returns:
         Mean or sum over the anchors that have a positive and a negative; 0 where there is none, [...].
+
+    >>> import math
+    >>> import fewshot_bench as fb
+    >>> embeddings, labels = [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]], [0, 0, 1]  # cosines of 1 and 0
+    >>> fb.supcon(embeddings, labels, tau=1.0)
+    tensor(0.3133)
+    >>> round(-math.log(math.exp(1) / (math.exp(1) + math.exp(0))), 4)
+    0.3133
     """
     return contrastive_loss(embeddings, labels, tau=tau, beta="one", reading=reading, anchors=anchors)
 

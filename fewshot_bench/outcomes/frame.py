@@ -173,6 +173,15 @@ class Outcomes:
     Attributes:
         cell: the method and the protocol.
         frame: columns run, episode, correct, accuracy, predictions, seconds, [E]; of whole splits confidence too.
+
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5, episodes=50, runs=1))
+    >>> outcomes = fb.evaluate("centroid", novel.images.reshape(len(novel), -1), episodes).outcomes
+    >>> outcomes
+    <Outcomes: centroid, glyphs 5-way 5-shot, 50 episodes, 60.05%>
+    >>> outcomes.accuracy.shape, outcomes.predictions.shape
+    ((50,), (50, 75))
     """
 
     cell: Cell

@@ -172,6 +172,16 @@ class OutcomeStore:
 
     Nothing is ever overwritten, so several processes may append at once. An episode that is stored twice counts once,
     and both copies must agree.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5, episodes=50, runs=1))
+    >>> evaluation = fb.evaluate("centroid", novel.images.reshape(len(novel), -1), episodes)
+    >>> with TemporaryDirectory() as results:
+    ...     store = evaluation.save(results)
+    ...     print(store.cells()[0].method.name, len(store.read(store.cells()[0])))
+    centroid 50
     """
 
     def __init__(self, folder: str | Location) -> None:

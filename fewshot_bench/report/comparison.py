@@ -193,6 +193,14 @@ class Comparison:
         trainings: of A and of B; 0 of a method that is not trained here.
         by_seed: tests paired by training seed on a whole split; None for episodes.
         images_left_out: images of a whole split that are not stored for both; 0 for episodes.
+
+    >>> import fewshot_bench as fb
+    >>> ours, theirs = [0.71, 0.64, 0.68, 0.73], [0.68, 0.61, 0.67, 0.70]
+    >>> comparison = fb.compare(ours, theirs, classes=[[0, 1], [0, 2], [1, 2], [0, 1]])
+    >>> comparison.test.wins, round(comparison.test.p, 3)
+    (4, 0.015)
+    >>> f"{comparison.data.mean:.3f}, {comparison.data.low:.3f} to {comparison.data.high:.3f}"
+    '0.025, -0.027 to 0.080'
     """
 
     a: str

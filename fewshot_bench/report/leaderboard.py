@@ -65,6 +65,18 @@ def leaderboard(
         OutcomeError: nothing is stored, or a part is damaged.
         UnknownNameError: no method has the baseline's name.
         ComparisonError: the baseline's name fits several methods.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> pixels = novel.images.reshape(len(novel), -1)
+    >>> episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5, episodes=50, runs=1))
+    >>> with TemporaryDirectory() as results:
+    ...     for method in ("centroid", "knn"):
+    ...         store = fb.evaluate(method, pixels, episodes).save(results)
+    ...     frame = fb.leaderboard(store, baseline="knn")
+    >>> frame[["method", "mean"]].round(2).values.tolist()
+    [['centroid', 60.05], ['knn', 48.24]]
     """
     cells = store.cells() if cells is None else list(cells)
     if not cells:

@@ -51,6 +51,11 @@ def draw_figures(content: PageContent, folder: str | Location) -> list[Location]
 
     Raises:
         NoPictureError: Matplotlib or scikit-posthocs is not installed.
+
+    >>> import fewshot_bench as fb
+    >>> content = fb.write_page("results", "page.html")  # doctest: +SKIP
+    >>> [file.name for file in fb.draw_figures(content, "figures")]  # doctest: +SKIP
+    ['distributions-1-glyphs-5-way-5-shot.svg', 'distributions-1-glyphs-5-way-5-shot.png']
     """
     folder = location_of(folder)
     files: list[Location] = []

@@ -1,4 +1,10 @@
-"""Pure functions from arrays of outcomes to numbers: intervals, tests of two methods and of many, power."""
+"""Pure functions from arrays of outcomes to numbers: intervals, tests of two methods and of many, power.
+
+>>> from fewshot_bench import statistics
+>>> interval = statistics.mean_interval([0.70, 0.74, 0.72, 0.76])
+>>> f"{interval.mean:.2f} ± {interval.half_width:.3f}"
+'0.73 ± 0.041'
+"""
 
 from fewshot_bench.statistics.classification import Calibration, McNemarTest, calibration, class_recall, mcnemar
 from fewshot_bench.statistics.data_interval import (

@@ -68,6 +68,11 @@ class DataInterval:
         p: two-sided; the smallest alpha at which the interval of confidence 1 - alpha leaves out 0. NaN if unknown.
         covers: "classes and images", or "images of these classes" where every episode has all classes.
         why_unknown: why there is no interval; empty where there is one.
+
+    >>> interval = data_interval([0.5, 0.6, 0.7, 0.5, 0.6, 0.8], [[0, 1], [0, 2], [1, 2], [0, 3], [1, 3], [2, 3]])
+    >>> low, high = interval
+    >>> interval.covers, f"{low:.3f} to {high:.3f}"
+    ('classes and images', '0.281 to 0.952')
     """
 
     mean: float
@@ -112,6 +117,9 @@ class Overlap:
         covers: what is taken for the sample.
         strata: one for classes, one per class for images; empty where the variance cannot be known.
         why_unknown: why it cannot; empty where it can.
+
+    >>> class_overlap([[0, 1], [0, 1], [0, 1]]).why_unknown
+    'every episode has all classes'
     """
 
     episodes: int
@@ -267,6 +275,10 @@ def class_overlap(classes: ArrayLike, class_count: int | None = None) -> Overlap
 
     Raises:
         ShapeError: an episode has no class or one of them twice, or a number is out of range.
+
+    >>> overlap = class_overlap([[0, 1], [0, 2], [1, 2], [0, 3], [1, 3], [2, 3]])
+    >>> overlap.episodes, overlap.sample_size, overlap.covers
+    (6, 4, 'classes and images')
     """
     labels = _checked_classes(classes, class_count)
     present = labels != ABSENT
@@ -291,6 +303,10 @@ def image_overlap(images: ArrayLike) -> Overlap:
 
     Raises:
         ShapeError: the images are not such an array, or an episode has one of them twice in a class.
+
+    >>> images = [[[0, 1], [4, 5]], [[1, 2], [5, 6]], [[2, 3], [4, 7]]]  # of two classes in three episodes
+    >>> image_overlap(images).covers
+    'images of these classes'
     """
     given = np.asarray(images)
     if given.ndim != 3 or not np.issubdtype(given.dtype, np.integer) or not given.size:
@@ -318,6 +334,9 @@ def separate_images(episodes: int) -> Overlap:
 
     Args:
         episodes: how many images.
+
+    >>> separate_images(1000).covers
+    'images of these classes'
     """
     if episodes < 2:
         return Overlap(episodes, "images of these classes", why_unknown="there is one image")
@@ -334,6 +353,11 @@ def data_intervals(values: ArrayLike, overlap: Overlap) -> DataIntervals:
 
     Raises:
         ShapeError: the values are not [A, E] finite numbers on these episodes.
+
+    >>> overlap = class_overlap([[0, 1], [0, 2], [1, 2], [0, 3], [1, 3], [2, 3]])
+    >>> intervals = data_intervals([[0.5, 0.6, 0.7, 0.5, 0.6, 0.8], [0.4, 0.5, 0.6, 0.4, 0.6, 0.7]], overlap)
+    >>> intervals.means.round(4).tolist()
+    [0.6167, 0.5333]
     """
     rows = _checked_values(values, overlap)
     centred = rows - rows[:, :1]  # equal values become exact zeros
@@ -355,6 +379,11 @@ def data_p_of_all_pairs(values: ArrayLike, overlap: Overlap) -> NDArray[np.float
     Raises:
         ShapeError: the values are not [A, E] finite numbers on these episodes.
         ComparisonError: there are fewer than two episodes.
+
+    >>> overlap = class_overlap([[0, 1], [0, 2], [1, 2], [0, 3], [1, 3], [2, 3]])
+    >>> p = data_p_of_all_pairs([[0.5, 0.6, 0.7, 0.5, 0.6, 0.8], [0.4, 0.5, 0.6, 0.4, 0.6, 0.7]], overlap)
+    >>> p.round(3).tolist()
+    [[1.0, 0.074], [0.074, 1.0]]
     """
     rows = _checked_values(values, overlap)
     sums = overlap.class_sums(rows - rows.mean(axis=1, keepdims=True))

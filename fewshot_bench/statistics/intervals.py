@@ -66,6 +66,10 @@ def accuracies_as_fractions(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.floa
     Raises:
         ShapeError: they do not pair up, hold NaN, are out of range, or one seems to be in percent and the other not.
         ComparisonError: there are fewer than two pairs.
+
+    >>> ours, theirs = accuracies_as_fractions([71.0, 64.5], [68.0, 61.0])
+    >>> ours.tolist(), theirs.tolist()
+    ([0.71, 0.645], [0.68, 0.61])
     """
     first, second = paired_values(a, b)
     lowest, highest = min(first.min(), second.min()), max(first.max(), second.max())
@@ -192,6 +196,10 @@ def mean_interval(accuracies: ArrayLike, confidence: float = 0.95) -> Interval:
 
     Raises:
         ShapeError: there is no episode, or an accuracy is NaN.
+
+    >>> interval = mean_interval([0.70, 0.74, 0.72, 0.76])
+    >>> f"{interval.mean:.2f} ± {interval.half_width:.3f}"
+    '0.73 ± 0.041'
     """
     require_probability(confidence=confidence)
     values = accuracies_of_episodes(accuracies)
@@ -213,6 +221,10 @@ def episode_median(accuracies: ArrayLike, confidence: float = 0.95) -> MedianInt
 
     Raises:
         ShapeError: there is no episode, or an accuracy is NaN.
+
+    >>> interval = episode_median([0.60, 0.62, 0.64, 0.66, 0.68, 0.70])
+    >>> interval.low, interval.high, interval.coverage
+    (0.6, 0.7, 0.96875)
     """
     require_probability(confidence=confidence)
     values = np.sort(accuracies_of_episodes(accuracies))
@@ -228,7 +240,11 @@ def episode_median(accuracies: ArrayLike, confidence: float = 0.95) -> MedianInt
 
 
 def median_of_runs(run_means: ArrayLike) -> float:
-    """Median over runs of their mean accuracies, [R]."""
+    """Median over runs of their mean accuracies, [R].
+
+    >>> median_of_runs([0.61, 0.64, 0.62])
+    0.62
+    """
     return float(np.median(np.asarray(run_means, dtype=np.float64)))
 
 
@@ -242,6 +258,12 @@ def summarise(accuracies: ArrayLike, runs: ArrayLike, confidence: float = 0.95) 
 
     Raises:
         ShapeError: there is no episode, an accuracy is NaN, or the arrays differ in length.
+
+    >>> summary = summarise([0.70, 0.74, 0.72, 0.76], runs=[0, 0, 1, 1])
+    >>> f"{summary.interval.mean:.2f} ± {summary.interval.half_width:.3f}"
+    '0.73 ± 0.041'
+    >>> [round(mean, 2) for mean in summary.run_means], round(summary.median, 2)
+    ([0.72, 0.74], 0.73)
     """
     values, labels = as_floats(accuracies), as_array(runs)
     if values.shape != labels.shape:
@@ -303,6 +325,10 @@ def look(accuracies: ArrayLike, half_width: float, *, confidence: float = 0.95, 
 
     Raises:
         ShapeError: there is no episode, an accuracy is NaN, or the half-width is not above 0.
+
+    >>> so_far = look([0.70, 0.74, 0.72, 0.76], half_width=0.02, fewest=3)
+    >>> so_far.enough, so_far.expected
+    (False, 17)
     """
     require_positive(half_width=half_width)
     interval = mean_interval(accuracies, confidence)

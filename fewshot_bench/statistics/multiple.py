@@ -36,6 +36,9 @@ def corrected(p: ArrayLike, method: Correction = "holm") -> NDArray[np.float64]:
     Raises:
         UnknownNameError: the correction is unknown.
         ShapeError: a p is not between 0 and 1.
+
+    >>> corrected([0.01, 0.04, 0.03]).round(4).tolist(), corrected([0.01, 0.04, 0.03], "bh").round(4).tolist()
+    ([0.03, 0.06, 0.06], [0.03, 0.04, 0.04])
     """
     if method not in get_args(Correction):
         raise UnknownNameError("correction", method, get_args(Correction))
@@ -98,6 +101,10 @@ def all_pairs(values: ArrayLike) -> PairMatrix:
     Raises:
         ShapeError: the values are not [A, E], or hold NaN.
         ComparisonError: there are fewer than two episodes.
+
+    >>> pairs = all_pairs([[0.71, 0.64, 0.68, 0.73], [0.68, 0.61, 0.67, 0.70], [0.70, 0.65, 0.68, 0.72]])
+    >>> pairs.p.round(3).tolist()
+    [[1.0, 0.015, 0.638], [0.015, 1.0, 0.037], [0.638, 0.037, 1.0]]
     """
     accuracies = _checked(values)
     episodes = accuracies.shape[1]
@@ -127,6 +134,10 @@ def pairs_with_gaps(values: ArrayLike) -> NDArray[np.float64]:
 
     Raises:
         ShapeError: the values are not [A, E], or infinite.
+
+    >>> p = pairs_with_gaps([[0.71, 0.64, 0.68, 0.73], [0.68, 0.61, 0.67, np.nan], [0.70, np.nan, np.nan, np.nan]])
+    >>> p.round(3).tolist()
+    [[1.0, 0.073, nan], [0.073, 1.0, nan], [nan, nan, 1.0]]
     """
     given = np.asarray(values, dtype=np.float64)
     if given.ndim != 2 or np.isinf(given).any():
@@ -189,6 +200,9 @@ def compact_letters(significant: ArrayLike, order: Sequence[int] | None = None) 
     """Write the letters of each method (`letter_sets`) together, such as "a", "ab", "b".
 
     Beyond 26 letters they have names of two, and a method's are separated by spaces: "z aa ab".
+
+    >>> compact_letters([[False, False, True], [False, False, False], [True, False, False]])
+    ['a', 'ab', 'b']
     """
     sets = letter_sets(significant, order)
     separator = " " if any(len(name) > 1 for names in sets for name in names) else ""
@@ -200,6 +214,9 @@ def read_letters(groups: Sequence[str]) -> list[set[str]]:
 
     Args:
         groups: of all methods of one display, [A].
+
+    >>> [sorted(letters) for letters in read_letters(["a", "ab", "b"])]
+    [['a'], ['a', 'b'], ['b']]
     """
     has_long_names = any(" " in group or group == "aa" for group in groups)
     return [set(group.split() if has_long_names else group) for group in groups]
@@ -221,6 +238,9 @@ def letter_sets(significant: ArrayLike, order: Sequence[int] | None = None) -> l
     Raises:
         ShapeError: the matrix is not square and symmetric, or the order is none of its methods.
         ComparisonError: the pattern needs more than 5,000 letters.
+
+    >>> letter_sets([[False, False, True], [False, False, False], [True, False, False]])
+    [('a',), ('a', 'b'), ('b',)]
     """
     differ = np.asarray(significant, dtype=bool)
     if differ.ndim != 2 or differ.shape[0] != differ.shape[1] or (differ != differ.T).any() or np.diag(differ).any():

@@ -197,6 +197,13 @@ def beyond_split(differences: ArrayLike, overlap: Overlap) -> BeyondSplit:
 
     Raises:
         ShapeError: the differences do not fit the episodes, do not vary, or the draw of classes cannot be known.
+
+    >>> from fewshot_bench.statistics import class_overlap
+    >>> generator = np.random.default_rng(0)
+    >>> classes = generator.random((200, 20)).argsort(axis=1)[:, :5]
+    >>> differences = 1 + generator.normal(size=20)[classes].mean(axis=1) + generator.normal(size=200)
+    >>> round(beyond_split(differences, class_overlap(classes)).floor(), 2)
+    0.75
     """
     values = np.asarray(differences, dtype=np.float64)
     if not overlap.strata:
@@ -222,6 +229,10 @@ def pilot(a: ArrayLike, b: ArrayLike) -> Pilot:
     Raises:
         ShapeError: the arrays do not pair up, or hold NaN.
         ComparisonError: there are fewer than two episodes.
+
+    >>> found = pilot([0.71, 0.64, 0.68, 0.73], [0.68, 0.61, 0.67, 0.70])
+    >>> paired_episodes_needed(0.01, found.sd_difference)
+    10
     """
     comparison = compare_pairs(a, b)
     first, second = paired_values(a, b)
@@ -240,6 +251,9 @@ def sd_of_difference(sd_a: float, sd_b: float, correlation: float) -> float:
 
     Raises:
         ShapeError: the correlation is not between -1 and 1.
+
+    >>> sd_of_difference(3.0, 4.0, 0.0), sd_of_difference(4.0, 4.0, 1.0)
+    (5.0, 0.0)
     """
     if not -1 <= correlation <= 1:
         raise ShapeError(f"a correlation must lie between -1 and 1, not {correlation}.")
@@ -270,6 +284,9 @@ def episodes_needed(
 
     Raises:
         ShapeError: a number is out of its range.
+
+    >>> episodes_needed(0.5, sd=8.0), episodes_needed(0.5, sd=8.0, correlation=0.9)
+    (4020, 404)
     """
     second = sd if sd_b is None else sd_b
     if not (0 <= sd < math.inf and 0 <= second < math.inf):
@@ -280,12 +297,20 @@ def episodes_needed(
 
 
 def paired_episodes_needed(difference: float, sd_difference: float, *, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Episodes that a paired t-test needs, from the standard deviation of the differences; see `episodes_needed`."""
+    """Episodes that a paired t-test needs, from the standard deviation of the differences; see `episodes_needed`.
+
+    >>> paired_episodes_needed(0.5, 4.0)
+    505
+    """
     return _solve(difference, sd_difference, power, alpha, is_paired=True)
 
 
 def unpaired_episodes_needed(difference: float, sd: float, *, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Episodes of each method that an unpaired t-test needs, from the (pooled) standard deviation."""
+    """Episodes of each method that an unpaired t-test needs, from the (pooled) standard deviation.
+
+    >>> unpaired_episodes_needed(0.5, 8.0)
+    4020
+    """
     return _solve(difference, sd, power, alpha, is_paired=False)
 
 
@@ -307,6 +332,9 @@ def detectable_difference(
     Raises:
         ShapeError: a number is out of its range.
         ComparisonError: there are fewer than two episodes.
+
+    >>> round(detectable_difference(600, 4.0), 2), round(detectable_difference(600, 8.0, paired=False), 2)
+    (0.46, 1.3)
     """
     _check(power, alpha)
     if episodes < FEWEST:

@@ -49,6 +49,9 @@ def sign_flip_p(differences: ArrayLike, unit: float | None = None) -> float:
 
     Raises:
         ShapeError: the differences are not [E] finite numbers.
+
+    >>> sign_flip_p([1, 2, 3]), sign_flip_p([1, -1])
+    (0.25, 1.0)
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():

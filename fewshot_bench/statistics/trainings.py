@@ -134,6 +134,10 @@ def training_p_of_all_pairs(means: Sequence[ArrayLike], networks: Sequence[Hasha
 
     Returns:
         Two-sided p, not corrected, [A, A]; NaN where nothing is tested.
+
+    >>> p = training_p_of_all_pairs([[0.63, 0.65, 0.64], [0.60, 0.62, 0.61]], networks=["conv4", "resnet12"])
+    >>> p.round(3).tolist()
+    [[1.0, 0.021], [0.021, 1.0]]
     """
     arrays = [np.asarray(values, dtype=np.float64) for values in means]
     mean, error, df = (np.array(column) for column in zip(*map(_summary, arrays), strict=True))

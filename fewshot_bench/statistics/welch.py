@@ -48,6 +48,9 @@ def implied_sd(half_width: float, episodes: int, confidence: float = 0.95) -> fl
 
     Raises:
         ShapeError, ComparisonError: as `implied_standard_error`.
+
+    >>> round(implied_sd(0.4, episodes=600), 2)  # of 62.0 ± 0.4 %
+    4.99
     """
     return implied_standard_error(half_width, episodes, confidence)[0] * math.sqrt(episodes)
 
@@ -102,6 +105,10 @@ def welch_from_summaries(
 
     Raises:
         ShapeError, ComparisonError: as `welch_from_standard_errors`.
+
+    >>> test = welch_from_summaries(0.62, 0.10, 600, 0.60, 0.11, 600)
+    >>> f"{test.difference:.2f}, {test.ci_low:.3f} to {test.ci_high:.3f}, p = {test.p:.4f}"
+    '0.02, 0.008 to 0.032, p = 0.0010'
     """
     if min(n_a, n_b) < 2:
         raise ComparisonError(f"Welch's test needs two episodes or more of each method; there are {n_a} and {n_b}.")
@@ -129,6 +136,10 @@ def welch_from_standard_errors(
     Raises:
         ShapeError: a mean or a standard error is not a finite number, or that is negative.
         ComparisonError: one has less than one degree of freedom.
+
+    >>> error, df = implied_standard_error(0.004, episodes=2000)
+    >>> round(welch_from_standard_errors(0.620, error, df, 0.612, error, df).p, 4)
+    0.0056
     """
     require_probability(confidence=confidence)
     if not all(map(math.isfinite, (mean_a, mean_b))) or not all(0 <= error < math.inf for error in (error_a, error_b)):
@@ -167,6 +178,10 @@ def plausible_sd_range(accuracy: float, *, way: int = 5, query: int = 15) -> tup
 
     Raises:
         ShapeError: the accuracy is not between 0 and 1, or there is no query.
+
+    >>> low, high = plausible_sd_range(0.6)
+    >>> round(low, 3), round(high, 3)
+    (0.051, 0.16)
     """
     if not 0 <= accuracy <= 1:
         raise ShapeError(f"a mean accuracy must be a fraction between 0 and 1, not {accuracy}.")
@@ -184,6 +199,9 @@ def is_plausible_sd(sd: float, accuracy: float, *, way: int = 5, query: int = 15
         way: N.
         query: Q, queries per class.
         rounding: how far the sd may be off because its interval was printed with few digits, a fraction.
+
+    >>> is_plausible_sd(0.10, accuracy=0.6), is_plausible_sd(0.01, accuracy=0.6)
+    (True, False)
     """
     lowest, highest = plausible_sd_range(accuracy, way=way, query=query)
     return lowest <= sd + rounding and sd - rounding <= highest

@@ -128,6 +128,11 @@ class Checkpoint:
         micro_batches: the sizes used, in order.
         computing: device, compilation and versions, for the record.
         history: of the training.
+
+    >>> import fewshot_bench as fb
+    >>> checkpoint = fb.read_checkpoint("glyphs-conv4")  # doctest: +SKIP
+    >>> checkpoint.epoch, checkpoint.recipe.loss, checkpoint.accuracies["validation_5shot"]  # doctest: +SKIP
+    (2, 'ce', 0.6216)
     """
 
     name: str
@@ -370,6 +375,10 @@ def read_checkpoint(name: str) -> Checkpoint:
     Raises:
         UnknownNameError: no checkpoint has that name.
         WeightsError: its file is damaged.
+
+    >>> import fewshot_bench as fb
+    >>> fb.read_checkpoint("glyphs-conv4")  # doctest: +SKIP
+    <Checkpoint: glyphs-conv4, conv4_32 on glyphs, epoch 2, validation_1shot 47.71%, validation_5shot 62.16%>
     """
     path = checkpoint_file(name)
     if not path.is_file():

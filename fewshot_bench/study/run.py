@@ -55,6 +55,11 @@ class StudyResult:
         without_outcomes: keys of the cells without any stored outcome.
         asked_names: what the study calls a method that is stored under another name, by that name.
         left_out: adaptations of a group that cannot run there, each with the reason in one sentence.
+
+    >>> import fewshot_bench as fb
+    >>> result = fb.run_study(fb.Study(checkpoints=("glyphs-conv4",), episodes=100))  # doctest: +SKIP
+    >>> result.failed, [cell.method.name for cell in result.cells]  # doctest: +SKIP
+    (0, ['conv4_32/base-ce@epochs=2/centroid', 'conv4_32/base-ce@epochs=2/centroid'])
     """
 
     dataset: Dataset
@@ -106,6 +111,11 @@ def run_study(
         FewshotBenchError: a name is unknown, the data is absent, the protocol does not fit the split, or no episode
             at all could be computed.
         OSError: the folder of the results cannot be written to.
+
+    >>> import fewshot_bench as fb
+    >>> study = fb.Study(checkpoints=("glyphs-conv4",), adaptations=("centroid", "ridge"), episodes=100)
+    >>> fb.run_study(study)  # doctest: +SKIP
+    <StudyResult: 4 cells on glyphs in 10 s>
     """
     admit_fields(study.model_dump())
     resolved = resolve_study(study, progress=progress)

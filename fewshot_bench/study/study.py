@@ -384,6 +384,15 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
 
     Fields that are None take a default that depends on the others: the backbone on the dataset, the base
     losses on whether the backbone is pretrained, the hyper-parameters on the adaptation.
+
+    >>> import fewshot_bench as fb
+    >>> study = fb.Study(dataset="glyphs", adaptations=("centroid", "ridge"), shots=(1, 5))
+    >>> study.way, study.query, study.split
+    (5, 15, 'novel')
+    >>> fb.Study(adaptation="centroid")
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.ArgumentError: Study has no argument 'adaptation'. Did you mean adaptations?
     """
 
     dataset: str = option(

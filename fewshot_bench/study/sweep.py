@@ -45,6 +45,14 @@ class Axis:
     Attributes:
         name: "lambda", "tau", "reading", another field of a study, or a hyper-parameter of the adaptation.
         values: at least one, all different.
+
+    >>> import fewshot_bench as fb
+    >>> fb.Axis("tau", (0.1, 0.5))
+    Axis(name='tau', values=(0.1, 0.5))
+    >>> fb.Axis("tau", (0.1, 0.1))
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: --grid tau takes different values such as tau=0.1,0.5, not '0.1,0.1'.
     """
 
     name: str
@@ -60,7 +68,13 @@ class Axis:
 @checked_arguments
 @dataclass(frozen=True)
 class Grid:
-    """Every combination of the values of some axes; the last axis varies fastest."""
+    """Every combination of the values of some axes; the last axis varies fastest.
+
+    >>> import fewshot_bench as fb
+    >>> grid = fb.Grid((fb.Axis("lambda", (0.5, 0.9)), fb.Axis("tau", (0.1, 0.5))))
+    >>> len(grid), grid.points()[1]
+    (4, {'lambda': 0.5, 'tau': 0.5})
+    """
 
     axes: tuple[Axis, ...]
 
@@ -196,6 +210,14 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
         FewshotBenchError: a name is unknown, a value is refused, an axis has no effect, the data is absent, or the
             protocol does not fit the validation split.
         OSError: the folder of the results cannot be written to.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> import fewshot_bench as fb
+    >>> grid = fb.Grid((fb.Axis("penalty", (0.1, 1.0, 10.0)),))
+    >>> with TemporaryDirectory() as results:
+    ...     sweep = fb.plan_sweep(fb.Study(adaptations=("ridge",), results=results), grid)
+    >>> sweep.name, [str(point) for point in sweep.points]
+    ('glyphs-conv4_32-base-ce-ridge', ['penalty 0.1', 'penalty 1', 'penalty 10'])
     """
     if study.is_whole:
         raise StudyError(

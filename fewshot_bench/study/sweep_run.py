@@ -207,6 +207,12 @@ def run_sweep(sweep: Sweep, *, progress: Progress = SILENT) -> SweepResult:
     Raises:
         StudyError: a point failed.
         OSError: the folder cannot be written to.
+
+    >>> import fewshot_bench as fb
+    >>> study = fb.Study(checkpoints=("glyphs-conv4",), adaptations=("ridge",), episodes=100)
+    >>> grid = fb.Grid((fb.Axis("penalty", (0.1, 1.0, 10.0)),))
+    >>> fb.run_sweep(fb.plan_sweep(study, grid)).best.chosen  # doctest: +SKIP
+    {'penalty': 0.1}
     """
     work_through(sweep, sweep.distinct_points(), progress=progress)
     return conclude(sweep)

@@ -109,6 +109,15 @@ class TrainingPlan(ShownByFields):
         is_fresh: whether to discard an unfinished or finished training of that name.
         tensorboard: folder for TensorBoard.
         protocol: "few-shot" trains on the base split, "full" on the train split of a dataset for classification.
+
+    >>> import fewshot_bench as fb
+    >>> plan = fb.TrainingPlan(name="glyphs-supcon", loss="ce+supcon", recipe={"epochs": 20})
+    >>> plan.dataset, plan.is_whole
+    ('glyphs', False)
+    >>> fb.TrainingPlan(name="glyphs-supcon", save_every=0)
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: --save-every should be 1 or more, not 0.
     """
 
     name: str
@@ -174,6 +183,11 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT, waits: bo
         UnknownNameError: a name is unknown.
         DatasetError: the dataset is absent or has no base split.
         WeightsError: weights do not fit, or the training state is damaged.
+
+    >>> import fewshot_bench as fb
+    >>> plan = fb.TrainingPlan(name="glyphs-conv4", backbone="conv4_32", recipe={"epochs": 2})
+    >>> fb.train_backbone(plan)  # doctest: +SKIP
+    <Checkpoint: glyphs-conv4, conv4_32 on glyphs, epoch 2, validation_1shot 47.71%, validation_5shot 62.16%>
     """
     losses = () if plan.loss is None else (plan.loss,)
     admit_fields({"dataset": plan.dataset, "backbone": plan.backbone, "base_losses": losses})

@@ -95,6 +95,14 @@ class Recipe(ShownByFields):
         tune: "all" trains the whole network, "last:N" its last N blocks and what follows them.
         inner_statistics: of batch normalisation. "batch" normalises support set and queries of a task each by their
             own statistics, "support" both by those of the support set.
+
+    >>> import fewshot_bench as fb
+    >>> fb.Recipe(loss="ce+schane", epochs=20)
+    Recipe(loss='ce+schane', epochs=20)
+    >>> fb.Recipe(epochs=0)
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: epochs of a training on the base split should be 1 or more, not 0.
     """
 
     loss: str = "ce"

@@ -201,6 +201,12 @@ class BDCSPN(EmbeddingAdaptation):
             public code.
         shift: queries are shifted "everywhere", as in the paper; for the "prototypes" alone, as in easyfsl; or
             "nowhere", which loses least where some classes have many more queries than others.
+
+    >>> import fewshot_bench as fb
+    >>> fb.BDCSPN(shift="nowhere").hyper_parameters()
+    {'features': 'l2', 'temperature': 10.0, 'weighting': 'classes', 'pseudo_labels': 0, 'shift': 'nowhere'}
+    >>> fb.BDCSPN().is_transductive
+    True
     """
 
     name: ClassVar[str] = "bd-cspn"

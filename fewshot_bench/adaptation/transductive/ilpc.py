@@ -168,6 +168,13 @@ class ILPC(EmbeddingAdaptation):
         centering: mean subtracted from each episode's images, "joint" (support and queries together), "separate" or
             "none".
         balanced: whether every class receives the same number of queries; without it, propagation alone decides.
+
+    >>> import fewshot_bench as fb
+    >>> method = fb.ILPC(features="signed-power")
+    >>> method.is_transductive, method.assumes_balanced_queries
+    (True, True)
+    >>> fb.ILPC(balanced=False).assumes_balanced_queries
+    False
     """
 
     name: ClassVar[str] = "ilpc"

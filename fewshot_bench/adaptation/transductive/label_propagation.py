@@ -106,6 +106,14 @@ class LabelPropagation(EmbeddingAdaptation):
         alpha: share of its neighbours in the label of an image, between 0 and 1.
         gamma: how fast an edge weakens with the squared distance, relative to the mean squared distance in the episode.
         knn: nearest neighbours that an image is joined with; 0 joins all images.
+
+    >>> import fewshot_bench as fb
+    >>> fb.LabelPropagation(knn=0).hyper_parameters()
+    {'features': 'l2', 'alpha': 0.8, 'gamma': 8.0, 'knn': 0}
+    >>> fb.LabelPropagation(alpha=1.0)
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: alpha of label-propagation should be between 0 and 1, not 1.0.
     """
 
     name: ClassVar[str] = "label-propagation"

@@ -115,6 +115,11 @@ class LaplacianShot(EmbeddingAdaptation):
         shift: with rectified prototypes, queries are shifted "everywhere", for the "prototypes" or "nowhere"; see
             bd-cspn.
         iterations: most steps of the bound optimisation.
+
+    >>> import fewshot_bench as fb
+    >>> method = fb.LaplacianShot(laplacian_weight=1.0, prototypes="mean")
+    >>> method.laplacian_weight, method.is_transductive
+    (1.0, True)
     """
 
     name: ClassVar[str] = "laplacian-shot"

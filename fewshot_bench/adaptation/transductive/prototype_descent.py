@@ -228,6 +228,14 @@ class Entropy(EmbeddingAdaptation):
         coordinates: "full" runs Adam on the embedding's own D numbers; "span" on orthonormal coordinates of the
             span of the episode's images, which are fewer. Adam is not invariant to rotation, and a step in fewer
             coordinates is shorter, so "span" arrives elsewhere.
+
+    >>> import fewshot_bench as fb
+    >>> fb.Entropy(updates="joint").is_transductive
+    True
+    >>> fb.Entropy(epochs=0)
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: epochs of entropy should be a whole number of 1 or more, not 0.
     """
 
     name: ClassVar[str] = "entropy"

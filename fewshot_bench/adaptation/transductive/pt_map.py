@@ -56,6 +56,14 @@ class PTMAP(EmbeddingAdaptation):
         centering: mean subtracted from each episode's images, "separate" (support and queries each their own), "joint"
             or "none". A single query has no mean of its own and is centred with the support.
         balanced: whether every class receives the same number of queries; without it, classes receive what lies near.
+
+    >>> import fewshot_bench as fb
+    >>> fb.PTMAP().assumes_balanced_queries, fb.PTMAP(balanced=False).assumes_balanced_queries
+    (True, False)
+    >>> fb.PTMAP(alpha=2.0)
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: alpha of pt-map should be above 0 and at most 1, not 2.0.
     """
 
     name: ClassVar[str] = "pt-map"

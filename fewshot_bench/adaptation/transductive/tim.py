@@ -89,6 +89,15 @@ class TIM(EmbeddingAdaptation):
         coordinates: "full" runs Adam on the embedding's own D numbers; "span" on orthonormal coordinates of the
             span of the episode's images, which are fewer. Adam is not invariant to rotation, and a step in fewer
             coordinates is shorter, so "span" arrives elsewhere. For solver=gd.
+
+    >>> import fewshot_bench as fb
+    >>> method = fb.TIM(alpha=5.0)
+    >>> method.alpha, method.is_transductive
+    (5.0, True)
+    >>> fb.TIM(alpha=5.0, solver="adm")
+    Traceback (most recent call last):
+    ...
+    fewshot_bench.errors.StudyError: tim with alpha=5.0 has no closed-form updates. Use --set solver=gd.
     """
 
     name: ClassVar[str] = "tim"

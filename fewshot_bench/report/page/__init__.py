@@ -73,7 +73,23 @@ def write_page(
     Raises:
         OutcomeError: nothing is stored, or something is damaged.
         UnknownNameError: no method has the baseline's name.
+<<<<<<< HEAD
         ComparisonError: the baseline's name fits several methods, or the labels do not fit.
+=======
+        ComparisonError: the baseline's name fits several methods.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import fewshot_bench as fb
+    >>> novel = fb.open_dataset("glyphs").novel
+    >>> episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5, episodes=50, runs=1))
+    >>> evaluation = fb.evaluate("centroid", novel.images.reshape(len(novel), -1), episodes)
+    >>> with TemporaryDirectory() as results:
+    ...     store = evaluation.save(results)
+    ...     content = fb.write_page(results, Path(results, "page.html"), title="Glyphs")
+    >>> [protocol.name for protocol in content.protocols]
+    ['glyphs 5-way 5-shot']
+>>>>>>> doctests
     """
     results, path = location_of(results), location_of(path)
     store = store or OutcomeStore(results / "outcomes")
