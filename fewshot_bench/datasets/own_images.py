@@ -74,9 +74,7 @@ class OwnOptions(ShownByFields):
             folders are refused.
         layout: "classes" takes every folder as a class, whatever it is called; "splits" takes folders that are called
             like splits, and no others; "auto" refuses to guess where both are possible.
-<<<<<<< HEAD
         root: the folder that torchvision downloads to, for "torchvision:NAME".
-=======
 
     >>> import fewshot_bench as fb
     >>> options = fb.OwnOptions(size=84, fractions=(0.6, 0.2, 0.2))
@@ -86,7 +84,6 @@ class OwnOptions(ShownByFields):
     Traceback (most recent call last):
     ...
     fewshot_bench.errors.DatasetError: --layout is auto, classes or splits, not 'folders'.
->>>>>>> doctests
     """
 
     size: int | None = None

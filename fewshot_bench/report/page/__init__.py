@@ -73,10 +73,7 @@ def write_page(
     Raises:
         OutcomeError: nothing is stored, or something is damaged.
         UnknownNameError: no method has the baseline's name.
-<<<<<<< HEAD
         ComparisonError: the baseline's name fits several methods, or the labels do not fit.
-=======
-        ComparisonError: the baseline's name fits several methods.
 
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
@@ -89,7 +86,6 @@ def write_page(
     ...     content = fb.write_page(results, Path(results, "page.html"), title="Glyphs")
     >>> [protocol.name for protocol in content.protocols]
     ['glyphs 5-way 5-shot']
->>>>>>> doctests
     """
     results, path = location_of(results), location_of(path)
     store = store or OutcomeStore(results / "outcomes")
