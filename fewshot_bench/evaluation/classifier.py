@@ -78,6 +78,10 @@ class Classifier:
         head: features of an embedding to scores.
         center: subtracted from embeddings with the features cl2, [D].
         device: a torch device.
+
+    >>> import fewshot_bench as fb
+    >>> classifier = fb.Classifier.load("model")  # doctest: +SKIP
+    >>> classifier.class_names, classifier.measured  # doctest: +SKIP
     """
 
     card: ClassifierCard

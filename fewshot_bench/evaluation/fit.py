@@ -82,6 +82,14 @@ def fit(
         StudyError: the method is transductive, needs more than embeddings, or cannot take these images.
         DatasetError: there is no such dataset or split, or a class has fewer images.
         EmbeddingError: embeddings or scores are not finite.
+
+    >>> import fewshot_bench as fb
+    >>> images = np.repeat(np.array([0, 200], np.uint8), 5 * 32 * 32 * 3).reshape(10, 32, 32, 3)
+    >>> split = fb.ImageSplit("shades", "novel", images, ("dark", "light"), (5, 5), fingerprint="0" * 64)
+    >>> shades = fb.Dataset("shades", {"novel": split})
+    >>> classifier = fb.fit("centroid", shades, fb.create_backbone("conv4_32"), device="cpu")
+    >>> classifier.predict(images[[0, 9]]).labels
+    ['dark', 'light']
     """
     adaptation, name = _adaptation(method)
     images_of = open_dataset(dataset) if isinstance(dataset, str) else dataset
