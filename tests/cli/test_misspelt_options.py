@@ -49,3 +49,10 @@ def test_every_option_that_is_offered_belongs_to_some_command():
 def test_an_option_of_another_command_is_not_offered():
     assert option_to_type("--lr", ["--shots", "--way"]) == ""
     assert option_to_type("-o", ["--way"]) == ""
+
+
+@pytest.mark.parametrize("command", ["new", "compare lite0/logistic", "episodes show --episode one"])
+def test_a_command_that_is_typed_wrong_names_its_own_help(capsys, command):
+    assert exit_code(command.split()) == 2
+    name = "episodes show" if command.startswith("episodes") else command.split()[0]
+    assert capsys.readouterr().err.rstrip().endswith(f"See: fewshot-bench {name} --help")
