@@ -74,6 +74,14 @@ def test_it_ends_with_which_method_is_best(home, tmp_path, monkeypatch, capsys):
     assert "Which method" not in capsys.readouterr().out
 
 
+def test_the_comparison_it_offers_is_the_best_of_the_others_with_the_baseline(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "--base-loss", "none", "--episodes", "20", "--shots", "5"]
+    for heads in ("centroid,knn,ridge", "centroid,ridge,knn"):
+        assert exit_code([*command, "--adapt", heads]) == 0
+        assert "next         fewshot-bench compare 'conv4_32/ridge' 'conv4_32/centroid'" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
