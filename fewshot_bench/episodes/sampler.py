@@ -248,6 +248,8 @@ class Episodes:
     def _task(self) -> str:
         return f"{self.protocol.dataset} {self.way}-way {self.shot}-shot"
 
+    __array_ufunc__ = None  # so that == with an array is False, and not asked of each element
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Episodes) or type(other) is not type(self):
             return NotImplemented
