@@ -116,7 +116,7 @@ def fit_head(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Seq
     """
     if adaptation.is_transductive:
         raise StudyError(
-            f"{adaptation.name} is transductive: what it says of an image depends on the others that come with it, so "
+            f"{adaptation.name} is transductive: its class for an image depends on the images beside it, so "
             "there is no classifier to keep. Use an inductive method, such as --adapt logistic."
         )
     sizes = tuple(len(images) for images in support)

@@ -160,7 +160,7 @@ def _outcome(typed: list[str]) -> int:
             return _USER_ERROR
         if type(error).__name__ == "NoSuchOption":
             return _complain(_about_option(error))
-        advice = _advice_on_files(message, typed) or "See: fewshot-bench --help"
+        advice = _advice_on_files(message, typed) or _see_help(error)
         sentence = message if message.endswith("?") else f"{message.rstrip('.')}."
         return _complain(f"{sentence} {advice}") if message else _USER_ERROR
     except BrokenPipeError:
@@ -187,8 +187,14 @@ def _about_option(error: Any) -> str:
     from fewshot_bench.cli.misspelt_options import option_to_type, options_of
 
     offer = option_to_type(error.option_name, options_of(error.ctx))
-    command = error.ctx.command_path.removeprefix(error.ctx.find_root().command_path)
-    return f"No such option: {error.option_name}. {f'{offer} ' if offer else ''}See: fewshot-bench{command} --help"
+    return f"No such option: {error.option_name}. {f'{offer} ' if offer else ''}{_see_help(error)}"
+
+
+def _see_help(error: Any) -> str:
+    """Where the help of the command is that was typed."""
+    context = getattr(error, "ctx", None)
+    command = "" if context is None else context.command_path.removeprefix(context.find_root().command_path)
+    return f"See: fewshot-bench{command} --help"
 
 
 def _advice_on_files(message: str, typed: list[str]) -> str:

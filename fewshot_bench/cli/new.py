@@ -15,7 +15,13 @@ def new(
     kind: Annotated[str, typer.Argument(help="adaptation, loss, backbone or dataset.")],
     name: Annotated[str, typer.Argument(help="Its name in commands, such as my-method.")],
     into: Annotated[
-        Path, typer.Option("--into", metavar="FOLDER", help="Where to make its folder. Default: the current folder.")
+        Path,
+        typer.Option(
+            "--into",
+            metavar="FOLDER",
+            help="Parent of the new folder. Default: the current folder.",
+            show_default=False,
+        ),
     ] = Path(),
     as_json: JsonOption = False,
 ) -> None:

@@ -303,7 +303,9 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
         hint = "  (open it, or: fewshot-bench report --open)" if kind == "report" else ""
         typer.echo(f"{kind:<12} {place}{hint}")
     if len(methods) > 1:
-        typer.echo(f"next         fewshot-bench compare '{methods[1]}' '{methods[0]}'")
+        others = rows[rows["method"].isin(methods[1:])]
+        best = others.sort_values("mean", ascending=False, kind="stable")["method"].iloc[0]
+        typer.echo(f"next         fewshot-bench compare '{best}' '{methods[0]}'")
     else:
         typer.echo("next         run another method on the same episodes, then: fewshot-bench compare A B")
     typer.echo("             fewshot-bench ls adaptations    fewshot-bench run --help")

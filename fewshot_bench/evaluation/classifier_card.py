@@ -233,7 +233,7 @@ def read_card(folder: Path) -> ClassifierCard:
     path = folder / CARD_FILE
     if not folder.is_dir() or not path.exists():
         what = "has no model.json" if folder.is_dir() else "is not a folder" if folder.exists() else "does not exist"
-        raise ClassifierError(f"{folder} {what}, so it is no classifier. Keep one with: fewshot-bench fit -o {folder}")
+        raise ClassifierError(f"there is no classifier: {folder} {what}. Make one with: fewshot-bench fit -o {folder}")
     try:
         content = read_bytes(path, LARGEST_CARD)
         format_ = read_mapping(content).get("format")

@@ -272,7 +272,7 @@ def _usable(adaptation: object) -> EmbeddingAdaptation:
         raise StudyError(f"fit takes an adaptation such as Logistic(C=10), or its name, not {name}.")
     if adaptation.is_transductive:
         raise StudyError(
-            f"{name} is transductive: what it says of an image depends on the others that come with it, so there is no "
+            f"{name} is transductive: its class for an image depends on the images beside it, so there is no "
             "classifier to keep. Use an inductive method, such as --adapt logistic."
         )
     if not isinstance(adaptation, EmbeddingAdaptation):

@@ -112,7 +112,7 @@ def test_the_command_says_what_to_do_next(tmp_path: Path, capsys: pytest.Capture
     words = capsys.readouterr().out
     assert f"cd {tmp_path / 'projects' / 'own-thing'}" in words
     assert "pip install -e" in words
-    assert "--adapt own-thing,centroid" in words
+    assert "--adapt centroid,own-thing" in words
     assert exit_code(["new", "adaptation", "own-thing", "--into", str(tmp_path / "projects")]) == 2
     assert "exists already" in capsys.readouterr().err
 
