@@ -42,7 +42,7 @@ def as_floats(values: Any) -> NDArray[np.float64]:
 
 def is_position(key: Any) -> bool:
     """Whether something is one position, such as 3 or an element of an array, and no slice or array."""
-    return isinstance(key, SupportsIndex) and not getattr(key, "ndim", 0)
+    return isinstance(key, SupportsIndex) and not isinstance(key, bool) and not getattr(key, "ndim", 0)
 
 
 def checked_position(key: Any, count: int, owner: str) -> int:

@@ -33,6 +33,11 @@ def html_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[object
 class ShownByFields:
     """A dataclass that shows the fields that differ from their default, in a notebook as a table."""
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "__repr__" not in vars(cls):
+            setattr(cls, "__repr__", ShownByFields.__repr__)  # noqa: B010 -- or `dataclass` writes its own, of all fields
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._changed().items())})"
 

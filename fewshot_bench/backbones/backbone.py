@@ -177,7 +177,7 @@ class BackboneRequest(ShownByFields):
 
     >>> import fewshot_bench as fb
     >>> fb.BackboneRequest("conv4_64", channels=1, native_size=28)
-    BackboneRequest(name='conv4_64', channels=1, native_size=28, image_size=None, interpolation=None, weights=None)
+    BackboneRequest(name='conv4_64', channels=1, native_size=28)
     """
 
     name: str

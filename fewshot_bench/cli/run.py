@@ -100,6 +100,7 @@ def run(
     fresh, shard, dry_run = options["fresh"], options["shard"], options["dry_run"]
     setting = None if options["setting"] is None else Path(options["setting"])
     machine = _other_machine(options)
+    _check_engine(options)
 
     def announce(lines: Sequence[str]) -> None:
         for line in [] if dry_run or worker is not None else lines:
@@ -177,25 +178,29 @@ def _chosen_engine(options: Mapping[str, Any], progress: Progress) -> Iterator[E
         progress: shows that the command waits for workers.
 
     Raises:
-        typer.BadParameter: there is no such engine, or it has no such option.
         StudyError: Ray is not installed, or its cluster cannot be reached or has no room.
     """
-    given = {name: options[name] for name in _RAY_OPTIONS if options[name] is not None}
     if options["engine"] == "local":
-        if given:
-            raise typer.BadParameter(f"--{next(iter(given)).replace('_', '-')} is for --engine ray.")
         yield None
-    elif options["engine"] == "ray":
-        from fewshot_bench.engine.ray_engine import RayEngine
+        return
+    from fewshot_bench.engine.ray_engine import RayEngine
 
-        names = {"ray_address": "address", "ray_wait": "patience"}
-        wanted = RayEngine(device=options["device"], **{names.get(name, name): given[name] for name in given})
-        with ExitStack() as opened:
-            with progress.step("waiting for workers", 0):
-                engine = opened.enter_context(wanted)
-            yield engine
-    else:
+    given = {name: options[name] for name in _RAY_OPTIONS if options[name] is not None}
+    names = {"ray_address": "address", "ray_wait": "patience"}
+    wanted = RayEngine(device=options["device"], **{names.get(name, name): given[name] for name in given})
+    with ExitStack() as opened:
+        with progress.step("waiting for workers", 0):
+            engine = opened.enter_context(wanted)
+        yield engine
+
+
+def _check_engine(options: Mapping[str, Any]) -> None:
+    """See that there is such an engine, and that it has the options; a mistake does not wait for torch."""
+    if options["engine"] not in ("local", "ray"):
         raise typer.BadParameter(f"--engine takes local or ray, not '{options['engine']}'.")
+    given = next((name for name in _RAY_OPTIONS if options[name] is not None), None)
+    if given is not None and options["engine"] == "local":
+        raise typer.BadParameter(f"--{given.replace('_', '-')} is for --engine ray.")
 
 
 def _show_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:

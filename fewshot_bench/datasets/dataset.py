@@ -67,6 +67,8 @@ class ImageSplit:
         sides = " x ".join(map(str, self.images.shape[1:]))
         return html_facts(f"{self.name} split of {self.dataset}", facts | {"pixels": sides})
 
+    __array_ufunc__ = None  # so that == with an array is False, and not asked of each element
+
     def __eq__(self, other: object) -> bool:
         return self._identity == other._identity if isinstance(other, ImageSplit) else NotImplemented
 

@@ -194,8 +194,7 @@ def whole_protocol(dataset: str, split: SplitName, class_sizes: Sequence[int]) -
     """The protocol of every image of a split, from its images per class, [C].
 
     >>> whole_protocol("mine", "test", (2, 3))
-    Protocol(dataset='mine', split='test', way=2, shot=0, query=1, episodes=5, runs=1, seed=0, sampler_version=1, \
-sampler='whole', alpha=None, least_way=None, least_shot=None)
+    Protocol(dataset='mine', split='test', way=2, shot=0, query=1, episodes=5, runs=1, sampler='whole')
     """
     return resolved_protocol(Protocol(dataset, split, len(class_sizes), 0, 1, sampler="whole"), class_sizes)
 
@@ -248,6 +247,8 @@ class Episodes:
     @property
     def _task(self) -> str:
         return f"{self.protocol.dataset} {self.way}-way {self.shot}-shot"
+
+    __array_ufunc__ = None  # so that == with an array is False, and not asked of each element
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Episodes) or type(other) is not type(self):

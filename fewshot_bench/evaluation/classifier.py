@@ -11,7 +11,7 @@ import html
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +52,7 @@ from fewshot_bench.evaluation.classifier_card import (
 )
 from fewshot_bench.evaluation.new_images import NewImages, in_channels
 from fewshot_bench.evaluation.predictions import PROBABILITY, Predictions
-from fewshot_bench.plugins import plugin_errors
+from fewshot_bench.plugins import described, plugin_errors
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.admission import admit_checkpoints, admit_fields
 from fewshot_bench.study.checkpoints import read_checkpoint
@@ -66,6 +66,8 @@ _ROOM = 1 << 20  # bytes of a file of tensors besides their numbers
 
 Images = str | Path | Sequence[str | Path] | NDArray[np.uint8] | ImageSplit
 """Files and folders, or pixels uint8 [B, H, W, C] or [H, W, C]."""
+
+_IMAGES = "files, folders, or uint8 [B, H, W, C] with 1 or 3 channels"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -131,7 +133,12 @@ class Classifier:
         if isinstance(images, np.ndarray | ImageSplit):
             blocks: Iterator[tuple[list[str], NDArray[np.uint8]]] = iter([self._pixels(images)])
         else:
-            files = NewImages([images] if isinstance(images, str | Path) else list(images))
+            given: Any = images
+            is_one = isinstance(given, str | Path) or not isinstance(given, Iterable)
+            places: list[Any] = [given] if is_one else list(given)
+            if not all(isinstance(place, str | Path) for place in places):
+                raise ClassifierError(f"images should be {_IMAGES}, not {described(images)}.")
+            files = NewImages(places)
             blocks = files.blocks(self._preprocessing, self.card.images.channels, progress)
         for block_names, pixels in blocks:
             names += block_names
@@ -158,7 +165,7 @@ class Classifier:
             names = [str(number) for number in range(len(pixels))]
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or not pixels.size:
             raise ClassifierError(
-                f"images should be files, folders, or uint8 [B, H, W, C] with 1 or 3 channels, not {pixels.dtype} "
+                f"images should be {_IMAGES}, not {pixels.dtype} "
                 f"{list(images.shape) if isinstance(images, np.ndarray) else list(pixels.shape)}."
             )
         size, channels = self.card.images.size, self.card.images.channels

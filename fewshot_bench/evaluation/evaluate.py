@@ -69,7 +69,8 @@ def evaluate(
         StudyError: the method is something else, or needs images; or the device is not here.
         EmbeddingError: the embeddings are not finite, those of another split, or lack what the adaptation needs.
         EpisodeError: the episodes are of several protocols, or some come twice.
-        PluginError: your function or adaptation raised, or returned something else than scores.
+        PluginError: your function or adaptation raised, or returned something else than scores; or the function gives
+            an episode other scores beside other episodes.
         CodeError: the adaptation's class has settings that cannot be recorded.
 
     >>> import fewshot_bench as fb
@@ -95,7 +96,7 @@ def evaluate(
     )
     work = [(len(group), group.way, group.shot, group.protocol.query) for group in groups]
     split = split.with_gram() if gram_pays(adaptation, len(numbers), work) else split
-    queries = queries_of_function(adaptation, split, groups) if resolved.is_function else None
+    queries = queries_of_function(adaptation, split, groups, chunk=chunk) if resolved.is_function else None
     # Hashing releases Python's lock, and takes a tenth of the time of nearest centroids.
     with ThreadPoolExecutor(1) as executor:
         digest = executor.submit(_digest, numbers)
@@ -191,7 +192,7 @@ def _checked_embeddings(
         array = as_array(embeddings)
     except ValueError as error:
         raise EmbeddingError(f"embeddings should be real numbers [I, D]: {error}.") from error
-    if array.ndim != 2 or not is_real(array):
+    if array.ndim != 2 or not is_real(array) or not array.shape[1]:
         raise EmbeddingError(f"embeddings should be real numbers [I, D], not {array.dtype} {list(array.shape)}.")
     largest = max(int(group.images.max()) for group in groups)
     images = sum(groups[0].class_sizes)

@@ -17,6 +17,9 @@ from fewshot_bench.report.comparison import class_accuracies
 from fewshot_bench.report.scores import TaskScores, data_intervals_of, task_scores
 from fewshot_bench.statistics import DataInterval, Interval, summarise
 
+_ROUNDING = 0.02
+"""Share of queries that other devices may classify differently."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
@@ -133,7 +136,7 @@ class Evaluation:
             results: the folder, or a URL.
 
         Raises:
-            CodeError: the method's code has no source to identify it by.
+            CodeError: the method's code has no source to identify it by, or the same code predicted something else.
             OutcomeError: what is stored there is damaged.
             OSError: the folder cannot be written to.
         """
@@ -146,9 +149,24 @@ class Evaluation:
         is_stored = np.zeros(len(frame), np.bool_)
         for run, numbers in done.items():
             is_stored |= ((frame["run"] == run) & frame["episode"].isin(numbers)).to_numpy()
+        if is_stored.any():
+            self._check_agrees(store)
         if not is_stored.all():
             store.append_frame(cell, frame[~is_stored])
         return store
+
+    def _check_agrees(self, store: OutcomeStore) -> None:
+        """Raise CodeError if the same method is stored with other predictions of the same episodes."""
+        cell = self.outcomes.cell
+        both = self.outcomes.frame.merge(store.read(cell), on=["run", "episode"])
+        here, there = (np.concatenate([np.ravel(row) for row in both[f"predictions_{side}"]]) for side in "xy")
+        share = float((here != there).mean())
+        if share > _ROUNDING:
+            raise CodeError(
+                f"{self.name} is stored in {store.folder} with other predictions for {100 * share:.0f}% of the queries "
+                "of the same episodes, though its code is the same. Make what changed, such as a global variable, a "
+                "field of an adaptation, or save into another folder."
+            )
 
 
 def check_storable(cell: Cell) -> None:

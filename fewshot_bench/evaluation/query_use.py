@@ -118,7 +118,7 @@ def _warn_of_unused_statistics(modules: Mapping[str, nn.Module]) -> None:
 def _is_random(scores: Scores, groups: Sequence[Episodes]) -> bool:
     """Whether the same queries get other scores with other random numbers."""
     calls = [(episodes, row, np.arange(episodes.queries.shape[1])) for episodes, row in _first_episodes(groups)]
-    return any(_differs(scores(*call), scores(*call, draw=1)) for call in calls)
+    return any(differs(scores(*call), scores(*call, draw=1)) for call in calls)
 
 
 def _found_by_scoring(scores: Scores, groups: Sequence[Episodes]) -> str:
@@ -130,7 +130,7 @@ def _found_by_scoring(scores: Scores, groups: Sequence[Episodes]) -> str:
                 found = scores(episodes, row, order)
             except PluginError as error:
                 return f"it fails for queries {name}: {error}"
-            if _differs(plain[order], found):
+            if differs(plain[order], found):
                 return f"scores change for queries {name}"
     return ""
 
@@ -151,6 +151,7 @@ def _orders(count: int, seed: int) -> Iterator[tuple[NDArray[np.int64], str]]:
         yield np.array([position]), "alone"
 
 
-def _differs(before: Tensor, after: Tensor) -> bool:
+def differs(before: Tensor, after: Tensor) -> bool:
+    """Whether scores differ by more than rounding."""
     scale = float(before.std()) if before.numel() > 1 else 0.0
     return float((before - after).abs().max()) > _ROUNDING * scale + 1e-6 * float(before.abs().max())

@@ -143,7 +143,7 @@ def confusion_of(
         pairs = _whole_pairs(keys, wrong, of_class)
     else:
         pairs = _met_pairs((keys, wrong), queries.total(), meetings.total(), count)
-    listed = pairs[pairs["meetings"] >= FEWEST_MEETINGS]
+    listed = pairs[(pairs["meetings"] >= FEWEST_MEETINGS) & (pairs["of_a"] + pairs["of_b"] > 0)]
     order = np.lexsort((listed["b"], listed["a"], -_share(listed)))[:MOST_PAIRS]
     matrix = _matrix(pairs, count) if count <= LARGEST_MATRIX else None
     return Confusion(called, [_named(row, called) for row in listed.iloc[order].to_dict("records")], matrix)
@@ -158,9 +158,8 @@ class _Tally:
     def add(self, keys: Counts, weights: Counts | None = None) -> None:
         """Add so many to each key, by default one."""
         if keys.max(initial=0) < _DENSE:  # ten times as fast as sorting
-            dense = np.bincount(keys, weights).astype(np.int64)
-            found = np.flatnonzero(dense)
-            sums = dense[found]
+            found = np.flatnonzero(np.bincount(keys))  # also where all weights are 0
+            sums = np.bincount(keys, weights).astype(np.int64)[found]
         else:
             found, place = np.unique(keys, return_inverse=True)
             sums = np.bincount(place.ravel(), weights, len(found)).astype(np.int64)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fewshot_bench._io.locations import Location
+from fewshot_bench._io.storage import read_bytes, read_named
 from fewshot_bench._io.toml import tomllib
-from fewshot_bench.errors import ComparisonError, FewshotBenchError, UnknownNameError
+from fewshot_bench.errors import ComparisonError, FewshotBenchError, OutcomeError, UnknownNameError
 from fewshot_bench.report.names import resolve_method, task_text, without_common_prefix
 from fewshot_bench.report.trainings import without_seed
 
@@ -18,6 +21,7 @@ HEADING, IS_OWN, IS_LABELLED = "heading", "is_own", "is_labelled"
 """Columns of a `labelled` leaderboard: the author's group, whether the row is the author's, whether it has a label."""
 OTHERS = "other methods"
 _LISTS = "a list of methods"
+_LARGEST = 1_000_000  # bytes
 _KEYS = {"names": "a table of labels", "groups": f"a table with {_LISTS} for each heading", "highlight": _LISTS}
 
 
@@ -52,8 +56,9 @@ def read_labels(path: Location) -> Labels:
         ComparisonError: the file is not there, is not TOML, or holds something else.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        read = read_named(path, _LARGEST) if isinstance(path, Path) else read_bytes(path, _LARGEST)
+        content = tomllib.loads(read.decode("utf-8"))
+    except (OSError, OutcomeError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ComparisonError(f"the labels {path} cannot be read ({error}).") from error
     for key in content:
         if key not in _KEYS:
@@ -201,13 +206,13 @@ def with_labels(frame: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
         ComparisonError: two methods of one protocol would have the same name.
     """
     called: dict[tuple[str, str], str] = {}
-    owners: dict[tuple[str, str], str] = {}
+    owners: dict[tuple[str, str], str] = {}  # by protocol and how the label looks
     for row in frame.to_dict("records"):
         protocol, shown = row["protocol_fingerprint"], row["method"]
         label = next((labels[name] for name in reversed(_names_of(row)) if name in labels), shown)
         if label == shown and row.get("training_of") and (of_method := labels.get(without_seed(shown))):
             label = f"{of_method}, seed {int(row['training_seed'])}"
-        owner = owners.setdefault((protocol, label), shown)
+        owner = owners.setdefault((protocol, _look(label)), shown)
         if owner != shown:
             raise ComparisonError(
                 f"two methods on {task_text(row)} would be called '{label}': {owner} and {shown}. "
@@ -221,6 +226,12 @@ def with_labels(frame: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
             for column in ("method", "baseline")
         }
     )
+
+
+def _look(label: str) -> str:
+    """What a reader sees of a label: no invisible characters, and white space as one space."""
+    text = unicodedata.normalize("NFKC", label)
+    return " ".join("".join(sign for sign in text if sign.isprintable() or sign.isspace()).split())
 
 
 def _known(frame: pd.DataFrame) -> tuple[set[str], set[str]]:

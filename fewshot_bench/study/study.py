@@ -160,6 +160,9 @@ class Options(BaseModel):
             except ValidationError as error:
                 raise FieldError(f"{name} of a {type(self).__name__} cannot be changed. Make another one.") from error
 
+    def __str__(self) -> str:
+        return repr(self)
+
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """The fields that differ from their default."""
         defaults = {name: field.default for name, field in type(self).model_fields.items()}

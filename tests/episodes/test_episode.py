@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -50,7 +52,7 @@ def test_what_lies_outside_is_an_index_error(owner, outside):
 
 
 @pytest.mark.parametrize("owner", [EPISODES, SPLIT])
-@pytest.mark.parametrize("key", ["novel", None, 1.5, [[0]], ["a"], {"a": 1}])
+@pytest.mark.parametrize("key", ["novel", None, 1.5, True, np.True_, [[0]], ["a"], {"a": 1}])
 def test_what_is_no_position_is_refused(owner, key):
     with pytest.raises(ShapeError, match="position"):
         owner[key]
@@ -93,3 +95,10 @@ def test_a_split_gives_images_with_their_labels():
     assert labels.tolist() == [1, 0]
     assert [label for _, label in SPLIT] == SPLIT.labels.tolist()
     assert len(SPLIT[-3:][0]) == 3
+
+
+@pytest.mark.parametrize("owner", [EPISODES, SPLIT, WHOLE])
+@pytest.mark.parametrize("other", [None, "toy", np.zeros(3), np.int64(3), torch.zeros(2), math.nan])
+def test_what_is_something_else_is_not_equal(owner, other):
+    assert (owner == other) is (other == owner) is False
+    assert (owner != other) is True

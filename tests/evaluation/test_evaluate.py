@@ -141,6 +141,8 @@ def raising(support, query):
         (lambda support, query: nearest_mean(support, query).argmax(-1), ["labels [E, M]"]),
         (lambda support, query: np.zeros((1, 2)), ["[1, 2] of float64"]),
         (lambda support, query: nearest_mean(support, query) + torch.rand(()), ["Seed what it draws"]),
+        (lambda support, query: nearest_mean(support[:1].expand_as(support), query), ["called with several"]),
+        (lambda support, query: nearest_mean(support.mean(0, keepdim=True) + support, query), ["called with several"]),
     ],
 )
 def test_a_function_that_does_not_give_scores_is_refused_with_its_place(function, words):
@@ -148,6 +150,42 @@ def test_a_function_that_does_not_give_scores_is_refused_with_its_place(function
         evaluate(function, EMBEDDINGS, episodes(1, 4))
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrapped", [lambda function: function, functools.partial])
+def test_swapped_axes_are_found_where_an_episode_has_as_many_queries_as_classes(wrapped):
+    square = sample_episodes(SPLIT, Protocol("toy", shot=1, query=1, episodes=4))
+    with pytest.raises(PluginError, match="swapped"):
+        evaluate(wrapped(lambda support, query: nearest_mean(support, query).mT), EMBEDDINGS, square)
+
+
+def test_a_function_of_one_episode_is_called_with_one_at_a_time_on_request():
+    def of_one(support, query):
+        return nearest_mean(support[:1], query[:1])
+
+    found, expected = (evaluate(function, EMBEDDINGS, episodes(1, 4), chunk=1) for function in (of_one, nearest_mean))
+    assert found.outcomes.accuracy.tolist() == expected.outcomes.accuracy.tolist()
+
+
+EXPONENT = 1
+
+
+def by_exponent(support, query):
+    return nearest_mean(support, query) * EXPONENT
+
+
+def test_a_method_is_not_stored_twice_with_other_predictions(tmp_path, monkeypatch):
+    evaluate(by_exponent, EMBEDDINGS, episodes(1, 4)).save(tmp_path)
+    evaluate(by_exponent, EMBEDDINGS, episodes(1, 4)).save(tmp_path)
+    monkeypatch.setitem(globals(), "EXPONENT", -1)
+    with pytest.raises(CodeError, match="global variable"):
+        evaluate(by_exponent, EMBEDDINGS, episodes(1, 6)).save(tmp_path)
+
+
+def test_a_function_may_compute_gradients_that_nobody_asks_for(recwarn):
+    weight = torch.ones(6, requires_grad=True)
+    evaluate(lambda support, query: nearest_mean(support * weight, query * weight), EMBEDDINGS, episodes(1, 4))
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -212,6 +250,7 @@ def test_embeddings_of_less_precision_are_taken_as_they_are(embeddings):
         (EMBEDDINGS > 0, "real numbers"),
         (EMBEDDINGS.astype(complex), "real numbers"),
         (EMBEDDINGS[0], "real numbers"),
+        (EMBEDDINGS[:, :0], "real numbers"),
         ("embeddings.npy", "real numbers"),
     ],
 )

@@ -97,6 +97,21 @@ def test_two_methods_of_a_protocol_with_one_label_are_refused(tmp_path):
         labelled(board, Labels({"logistic": "Both", "conv/ce/centroid": "Both"}))
 
 
+@pytest.mark.parametrize("other", ["Both ", "Bo\u200bth", "\u00a0Both", "Both\n", "\uff22oth"])
+def test_two_methods_whose_labels_look_the_same_are_refused(tmp_path, other):
+    board = leaderboard(study(tmp_path))
+    with pytest.raises(ComparisonError, match="Give each its own label"):
+        labelled(board, Labels({"logistic": "Both", "conv/ce/centroid": other}))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b" " * 2_000_000, None])
+def test_a_file_that_is_no_text_of_a_sensible_size_is_one_sentence(tmp_path, content):
+    path = tmp_path / "labels.toml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ComparisonError, match=r"labels\.toml cannot be read"):
+        read_labels(path)
+
+
 def test_rows_get_labels_headings_and_marks_and_the_frame_stays():
     before = BOARD.copy()
     shown = labelled(

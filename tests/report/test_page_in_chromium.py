@@ -86,7 +86,7 @@ def see_all(page):
     """Scroll through the page, as a reader does, so that every figure is drawn."""
     for plot in page.locator(".plot").all():
         plot.scroll_into_view_if_needed()
-        playwright.expect(plot.locator(".main-svg").first).to_be_attached()
+        playwright.expect(plot.locator(".main-svg").first).to_be_attached(timeout=30_000)
     page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
     return page
 
