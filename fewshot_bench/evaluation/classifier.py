@@ -133,8 +133,8 @@ class Classifier:
         if isinstance(images, np.ndarray | ImageSplit):
             blocks: Iterator[tuple[list[str], NDArray[np.uint8]]] = iter([self._pixels(images)])
         else:
-            is_one = isinstance(images, str | Path) or not isinstance(images, Iterable)
-            places: list[Any] = [images] if is_one else list(images)
+            some: Any = images
+            places = list(some) if isinstance(some, Iterable) and not isinstance(some, str) else [some]
             if not all(isinstance(place, str | Path) for place in places):
                 raise ClassifierError(f"images should be {_IMAGES}, not {described(images)}.")
             files = NewImages(places)

@@ -81,7 +81,7 @@ def _check(kind: str, name: str, taken: Iterable[str]) -> None:
     code = Template(_text(f"{kind}.py")).safe_substitute(dict.fromkeys(names, ""))
     used = [word for word in (names["class_name"], names["factory"]) if re.search(rf"\b{word}\b", code)]
     if used:
-        raise StudyError(f"the code for this kind of package uses the name {used[0]} already. Use another, such as my-{name}.")
+        raise StudyError(f"the code of such a package uses the name {used[0]} already. Use another, such as my-{name}.")
 
 
 def _names(kind: str, name: str) -> dict[str, str]:
