@@ -133,9 +133,8 @@ class Classifier:
         if isinstance(images, np.ndarray | ImageSplit):
             blocks: Iterator[tuple[list[str], NDArray[np.uint8]]] = iter([self._pixels(images)])
         else:
-            given: Any = images
-            is_one = isinstance(given, str | Path) or not isinstance(given, Iterable)
-            places: list[Any] = [given] if is_one else list(given)
+            some: Any = images
+            places = list(some) if isinstance(some, Iterable) and not isinstance(some, str) else [some]
             if not all(isinstance(place, str | Path) for place in places):
                 raise ClassifierError(f"images should be {_IMAGES}, not {described(images)}.")
             files = NewImages(places)

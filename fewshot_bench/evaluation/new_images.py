@@ -102,10 +102,13 @@ class NewImages:
         with progress.step("reading images", len(self._files)) as step:
             split = DecodedSplit(ListedSplit({_LABEL: self._files}, _read), preprocessing, shape, step, "skip")
             given = 0
-            for pixels in _in_large_blocks(split.blocks()):
-                names = (split.image_names or [])[given : given + len(pixels)]
-                given += len(pixels)
-                yield names, in_channels(pixels, channels)
+            try:
+                for pixels in _in_large_blocks(split.blocks()):
+                    names = (split.image_names or [])[given : given + len(pixels)]
+                    given += len(pixels)
+                    yield names, in_channels(pixels, channels)
+            except DatasetError as error:
+                raise DatasetError(str(error).replace(f" {_LABEL}/", " ", 1)) from error
         self.refused = tuple(
             SkippedImage(image.name.removeprefix(f"{_LABEL}/"), image.reason) for image in split.skipped
         )

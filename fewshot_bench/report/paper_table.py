@@ -483,9 +483,10 @@ def _line(cells: Sequence[str]) -> str:
 
 def _markdown(text: str) -> str:
     """A text without meaning to Markdown or HTML, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", printable(text))
+    return re.sub(r"([\\`*_\[\]<>|&~#$])", r"\\\1", printable(text))
 
 
 def _latex(text: str) -> str:
-    """A text without meaning to LaTeX, on one line."""
-    return "".join(_LATEX.get(character, character) for character in printable(text))
+    """A text without meaning to LaTeX, on one line; what begins with [ or * would belong to the end of a row above."""
+    escaped = "".join(_LATEX.get(character, character) for character in printable(text))
+    return re.sub(r"^\s*([\[*])", r"{\1}", escaped)

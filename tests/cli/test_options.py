@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from fewshot_bench.cli.main import app
+from fewshot_bench.cli.main import app, main
 from fewshot_bench.cli.study_options import study_fields
 from fewshot_bench.study.study import NamedHyperParameters, Study
 
@@ -65,3 +66,11 @@ def test_a_text_names_a_weights_file():
     from fewshot_bench.backbones import BackboneRequest
 
     assert BackboneRequest("conv4_32", weights="mine.safetensors").weights.name == "mine.safetensors"
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_the_caller_closed_is_nowhere(monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SystemExit) as end:
+        main(["ls", "adaptations"])
+    assert end.value.code == 0

@@ -130,6 +130,16 @@ def board(tmp_path_factory):
     return labelled(leaderboard(study(folder), "logistic"), read_labels(written(folder, FILE)))
 
 
+@pytest.mark.parametrize(("label", "written"), [("[1]", "{[}1]"), ("*", "{*}"), ("a[1]*", "a[1]*")])
+def test_a_label_is_not_taken_for_an_option_of_the_row_above(tmp_path, label, written):
+    table = as_latex(labelled(leaderboard(study(tmp_path)), Labels({"logistic": label})))
+    assert f"\n{written} & " in table
+
+
+def test_dollars_are_no_formula_in_markdown(tmp_path):
+    assert r"\$x\$" in as_markdown(labelled(leaderboard(study(tmp_path)), Labels({"logistic": "$x$"})))
+
+
 def test_markdown_has_the_groups_in_their_order_own_names_in_bold_and_escapes_both(board):
     lines = as_markdown(board).splitlines()
     names = [line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")][2:]
