@@ -133,8 +133,8 @@ class Classifier:
         if isinstance(images, np.ndarray | ImageSplit):
             blocks: Iterator[tuple[list[str], NDArray[np.uint8]]] = iter([self._pixels(images)])
         else:
-            some: Any = images
-            places = list(some) if isinstance(some, Iterable) and not isinstance(some, str) else [some]
+            given: Any = images
+            places = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
             if not all(isinstance(place, str | Path) for place in places):
                 raise ClassifierError(f"images should be {_IMAGES}, not {described(images)}.")
             files = NewImages(places)
