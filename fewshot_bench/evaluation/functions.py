@@ -15,9 +15,9 @@ from fewshot_bench.adaptation.base import EmbeddingAdaptation
 from fewshot_bench.adaptation.checked_predictions import checked_scores
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
 from fewshot_bench.episodes.sampler import Episodes
-from fewshot_bench.errors import PluginError
+from fewshot_bench.errors import FewshotBenchError, PluginError
 from fewshot_bench.evaluation.query_use import QueryUse, differs, use_of_queries
-from fewshot_bench.plugins import place_of
+from fewshot_bench.plugins import is_plugin, place_of
 
 _TOGETHER = 4
 """Episodes that are scored together and one by one."""
@@ -34,7 +34,18 @@ def adaptation_of(function: ScoreFunction) -> FunctionAdaptation:
     """An adaptation that calls a function with the embeddings as they are, and takes its scores, tensor or array."""
 
     def scores(self: EmbeddingAdaptation, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Any:
-        found = function(split.rows(support), split.rows(query))
+        try:
+            found = function(split.rows(support), split.rows(query))
+        except (FewshotBenchError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if is_plugin(self):  # whoever calls names its file and line
+                raise
+            finding = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+            raise PluginError(
+                f"{name_of(function)} cannot be called with support {list(support.shape)} and query "
+                f"{list(query.shape)}, each an embedding: {finding}."
+            ) from error
         return torch.from_numpy(found).to(query.device) if isinstance(found, np.ndarray) else found
 
     attributes = {

@@ -152,6 +152,13 @@ def test_a_function_that_does_not_give_scores_is_refused_with_its_place(function
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("function", [len, max, torch.nn.Linear(3, 3), functools.partial(sum, 3)])
+def test_a_function_of_python_or_torch_that_takes_something_else_is_one_line(function):
+    with pytest.raises(PluginError, match=r"cannot be called with support \[") as error:
+        evaluate(function, EMBEDDINGS, episodes(1, 4))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("wrapped", [lambda function: function, functools.partial])
 def test_swapped_axes_are_found_where_an_episode_has_as_many_queries_as_classes(wrapped):
     square = sample_episodes(SPLIT, Protocol("toy", shot=1, query=1, episodes=4))
