@@ -143,8 +143,10 @@ def _become(request: Mapping[str, Any]) -> NoReturn:
     """Be the process that was asked for."""
 
     def work() -> None:
+        from fewshot_bench.cli import progress_bars
         from fewshot_bench.cli.main import main
 
+        progress_bars._EVERY = 0.0  # what is written can be waited for
         take_streams(Path(request["log"]))
         os.environ.update(request["environment"])
         if request["before"]:

@@ -17,6 +17,7 @@ from fewshot_bench.datasets import importing, open_dataset
 pytestmark = pytest.mark.slow
 
 RUN = "run --base-loss none --adapt centroid,ridge --episodes 20 --runs 1 --shots 1,2"
+LOCK = Path(__file__).parents[2] / "episodes" / "glyphs-5way-1shot.toml"
 FIT = "fit --backbone conv4_32 --base-loss none --adapt ridge --shot 2"
 COMMANDS = (
     RUN,
@@ -56,7 +57,7 @@ COMMANDS = (
     "store check",
     "store merge results --results elsewhere",
     "store prune CELL --yes --results copy",
-    "episodes verify",
+    f"episodes verify {LOCK}",
     "episodes show --dataset glyphs --png sheet.png",
     "episodes freeze --dataset glyphs --shots 1 --episodes 10 --runs 1",
 )

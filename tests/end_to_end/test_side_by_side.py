@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from fewshot_bench.cli import progress_bars
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.study import base_stage, training_ahead
 from fewshot_bench.training import load_network
@@ -51,6 +52,7 @@ def test_a_run_takes_the_network_that_its_helper_has_trained_and_the_result_is_t
 
     with monkeypatch.context() as patch:
         patch.setattr(base_stage, "_train", after_the_other)
+        patch.setattr(progress_bars, "_EVERY", 0.0)
         assert exit_code([*RUN, "--base-epochs", "2"]) == 0
     assert losses == ["ce"]
     assert "training with ce+schane" in capsys.readouterr().err, "the helper's progress"

@@ -411,7 +411,7 @@ class TestRanks:
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
-    results = store_study(tmp_path_factory.mktemp("pictures"), methods=(*HOSTILE[:2], "$x^2$ method"))
+    results = store_study(tmp_path_factory.mktemp("pictures"), episodes=240, methods=(*HOSTILE[:2], "$x^2$ method"))
     add_sweep(results)
     return write_page(results, results / "report.html", baseline=BASE)
 
