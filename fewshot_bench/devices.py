@@ -39,7 +39,7 @@ def chosen_device(name: str) -> str:
         torch.zeros(1, device=name).item()  # "meta" can be made, but holds nothing
         if torch.device(name).type == "cuda":
             torch.cuda.set_device(name)  # what is recorded and timed there belongs to the current device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by device, torch raises each of them
         raise StudyError(f"there is no device '{name}' here. Use --device cpu, or auto.") from error
     return name
 

@@ -120,7 +120,8 @@ def _state(kind: str, entry: Any) -> dict[str, Any]:
         from fewshot_bench.datasets import is_available
         from fewshot_bench.datasets.catalogue import BENCHMARKS
 
-        is_ready = is_available(entry.name) or entry.name not in BENCHMARKS  # code opens what is no benchmark
+        # A dataset that is not a benchmark is opened by the code of its package.
+        is_ready = is_available(entry.name) or entry.name not in BENCHMARKS
         return {"state": "ready" if is_ready else f"not imported: fewshot-bench data get {entry.name}"}
     if kind == "recipes":
         from fewshot_bench.report.published import published_for_recipe

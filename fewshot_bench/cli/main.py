@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command line (without the program's name; by default that of the process) and exit."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 -- open until the process ends
     code = INTERRUPTED
     with suppress(KeyboardInterrupt):  # a second time, during the last words
         code = exit_code(arguments)

@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def _stop_without_parent() -> None:
-    """End this process by SIGTERM once nobody holds the other end of its standard input."""
+    """End this process by SIGTERM when the other end of its standard input closes."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

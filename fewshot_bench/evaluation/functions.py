@@ -97,8 +97,8 @@ def queries_of_function(
 
     found = use_of_queries(adaptation.name, {}, scores, groups)
     for group in groups:
-        some = group[: min(_TOGETHER, chunk or _TOGETHER)]
-        support, query = some.support, some.queries
+        first = group[: min(_TOGETHER, chunk or _TOGETHER)]
+        support, query = first.support, first.queries
         together = scores_of(support, query)
         for row, beside_others in enumerate(together):
             if differs(scores_of(support[row : row + 1], query[row : row + 1])[0], beside_others):

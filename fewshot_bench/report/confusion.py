@@ -181,9 +181,9 @@ def _chunks(frame: pd.DataFrame, protocol: ProtocolCard) -> Iterator[tuple[int, 
         size = _CHUNK
     for run, rows in frame.groupby("run", sort=True):
         for start in range(0, len(rows), size):
-            some = rows.iloc[start : start + size]
-            positions = padded_positions(some["predictions"], protocol.way, queries)
-            yield int(str(run)), some["episode"].to_numpy(np.int64), positions
+            chunk = rows.iloc[start : start + size]
+            positions = padded_positions(chunk["predictions"], protocol.way, queries)
+            yield int(str(run)), chunk["episode"].to_numpy(np.int64), positions
 
 
 def _truth(
